@@ -1,0 +1,34 @@
+"""What a person types: ``healer COMMAND``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from healer import __version__
+from healer.cli import config, daemon, helper, incident, ledger, status
+from healer.errors import HealerError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="healer", description="A NixOS host that heals itself and can prove what it did."
+    )
+    parser.add_argument("--version", action="version", version=f"healer {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for group in (status, incident, ledger, config, daemon, helper):
+        group.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see docs/exit-codes.md)."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except HealerError as error:
+        print(f"healer: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return code

@@ -1,0 +1,133 @@
+"""All of healer's decisions in one place: facts in, records out, and the state between them.
+
+Pure but for its own state: no clock, no I/O. Each method applies the records that it returns, in
+the same way in which ``replay`` applies those that are read back from the ledger.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from healer.config import Config, HealthCheck
+from healer.events import Context, Ended, Instant, Systems, UnitState
+from healer.records import Record
+from healer.safeswitch import deployment
+from healer.safeswitch.deployment import DeploymentState
+from healer.watchdog import agent, health
+from healer.watchdog.agent import AgentState
+from healer.watchdog.health import Outcome, Streak
+
+
+class Decisions:
+    """The state of one host, and what follows from each new fact."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.agents: dict[str, AgentState] = {}
+        self.deployment = DeploymentState()
+        self.streaks: dict[tuple[str, str], Streak] = {}
+
+    def replay(self, record: Record) -> None:
+        """Fold one record into the state, new or read back."""
+        name = record.data.get("agent")
+        if isinstance(name, str):
+            self.agents[name] = agent.apply(self.agent(name), record)
+        self.deployment = deployment.apply(self.deployment, record)
+
+    def agent(self, name: str) -> AgentState:
+        """Return what is known of an agent."""
+        return self.agents.get(name, AgentState())
+
+    def agent_of(self, unit: str) -> str | None:
+        """Return the name of the agent that a unit is, or None."""
+        return next((n for n, a in self.config.agents.items() if a.unit == unit), None)
+
+    def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
+        """Answer the end of an agent's invocation."""
+        name = self.agent_of(ended.unit)
+        if name is None:
+            return []
+        declared = self.config.agents[name]
+        return self._apply(agent.on_ended(name, declared, self.agent(name), ended, context, now))
+
+    def on_unit(self, unit: str, state: UnitState, now: Instant) -> list[Record]:
+        """Answer what systemd says of an agent's unit now."""
+        name = self.agent_of(unit)
+        if name is None:
+            return []
+        declared = self.config.agents[name]
+        return self._apply(agent.on_state(name, declared, self.agent(name), state, now))
+
+    def on_probe(
+        self,
+        name: str,
+        check: HealthCheck,
+        unit: UnitState,
+        outcome: Outcome,
+        detail: str,
+        now: Instant,
+    ) -> list[Record]:
+        """Answer one health check."""
+        key = (name, check.name)
+        streak = health.observe(self.streaks.get(key, Streak()), check, unit, outcome, now)
+        self.streaks[key] = streak
+        declared = self.config.agents[name]
+        return self._apply(
+            health.on_streak(name, declared, self.agent(name), check, streak, detail, now)
+        )
+
+    def on_systems(self, systems: Systems, now: Instant) -> list[Record]:
+        """Answer which toplevel is active now."""
+        return self._apply(deployment.on_systems(self.deployment, systems, now))
+
+    def on_tick(
+        self, units: Mapping[str, UnitState], systems: Systems, now: Instant
+    ) -> list[Record]:
+        """Answer the passing of time."""
+        unready = dict(self._unready(units))
+        return self._apply(
+            deployment.decide(self.deployment, self.config.safe_switch, unready, systems, now)
+        )
+
+    def on_outcome(self, outcome: Record, intent: Record) -> list[Record]:
+        """Answer the outcome of an action that was intended."""
+        return self._apply(_outcome(outcome, intent))
+
+    def _apply(self, records: Iterable[Record]) -> list[Record]:
+        made = list(records)
+        for record in made:
+            self.replay(record)
+        return made
+
+    def _unready(self, units: Mapping[str, UnitState]) -> Iterator[tuple[str, str]]:
+        """Name each agent that keeps the running deployment from being known-good.
+
+        An agent that ended for good under an earlier deployment is none of this one's doing.
+        """
+        for name, declared in self.config.agents.items():
+            state, unit = self.agent(name), units.get(declared.unit)
+            if state.incident is not None:
+                yield name, "has crashed and is not stable yet"
+            elif unit is None:
+                yield name, f"has no unit {declared.unit}"
+            elif not unit.running and self._ended_under_current(state):
+                yield name, f"is not running ({unit.active_state})"
+            elif unit.active_state == "activating":
+                yield name, "is still starting"
+
+    def _ended_under_current(self, state: AgentState) -> bool:
+        crash = state.last_crash
+        return crash is not None and crash.data["toplevel"] == self.deployment.current
+
+
+def _outcome(outcome: Record, intent: Record) -> Iterator[Record]:
+    yield outcome
+    if not outcome.data["ok"]:
+        return
+    if intent.data["action"] == "promote":
+        yield Record(outcome.at, "deployment.known-good", {"toplevel": intent.data["target"]})
+    elif intent.data["action"] == "rollback":
+        yield Record(
+            outcome.at,
+            "deployment.condemned",
+            {"toplevel": intent.data["from"], "reason": intent.data["reason"]},
+            intent.incident,
+        )

@@ -1,0 +1,106 @@
+"""The typed facts that flow from the host to the decisions.
+
+Times are milliseconds on CLOCK_BOOTTIME (``uptime_ms``): it never steps, and it counts while the
+machine is suspended. A fact of an earlier boot carries that boot's id, and its times are of that
+boot.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory state of an invocation's cgroup at its end, in bytes (cgroup-v2 memory.*)."""
+
+    peak: int | None
+    current: int | None
+    oom_kill: int | None
+    pressure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One invocation ended: what systemd.exec(5) gives to ExecStopPost=, and the evidence beside.
+
+    ``result``, ``code`` and ``status`` are ``$SERVICE_RESULT``, ``$EXIT_CODE`` and
+    ``$EXIT_STATUS``: the status is a number when the process exited, a signal name without SIG
+    when it was killed, and empty when no process was started. ``source`` says where healer learnt
+    of it: the stamp written by PID 1, or, where that is missing, the journal.
+    """
+
+    unit: str
+    invocation: str
+    boot: str
+    result: str
+    code: str
+    status: str
+    start_uptime_ms: int | None
+    stop_uptime_ms: int | None
+    toplevel: str | None
+    memory: Memory | None
+    source: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes this end the same event however healer learns of it."""
+        return (self.boot, self.unit, self.invocation)
+
+    @property
+    def runtime_ms(self) -> int | None:
+        """How long the invocation ran, or None where its start is not known."""
+        if self.start_uptime_ms is None or self.stop_uptime_ms is None:
+            return None
+        return max(0, self.stop_uptime_ms - self.start_uptime_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the agent was doing when it ended, and how its end came to be."""
+
+    stop_requested: bool = False
+    status_text: str | None = None
+    journal: tuple[str, ...] = ()
+    n_restarts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """A unit as systemd sees it now (org.freedesktop.systemd1.Unit and .Service)."""
+
+    active_state: str
+    sub_state: str
+    invocation: str
+    main_pid: int
+    n_restarts: int
+    status_text: str
+    since_us: int
+    active_enter_ms: int
+
+    @property
+    def running(self) -> bool:
+        """Whether an invocation is up: started, or reloading."""
+        return self.active_state in {"active", "reloading", "refreshing"}
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether systemd will not start it again by itself."""
+        return self.active_state in {"failed", "inactive"}
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A moment: the boot it is in and the milliseconds since that boot."""
+
+    boot: str
+    uptime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """Which toplevel is where: the separate facts of a NixOS host, each None where it is absent."""
+
+    current: str | None
+    booted: str | None
+    profile: str | None
+    generation: int | None
+    switching: bool

@@ -1,0 +1,24 @@
+"""The host's clocks, as they are: nothing in the decisions reads them."""
+
+import time
+from functools import cache
+from pathlib import Path
+
+from healer.events import Instant
+
+
+@cache
+def boot_id() -> str:
+    """Return this boot's id, 32 hexadecimal digits as journald writes it (random(4))."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    return text.strip().replace("-", "")
+
+
+def uptime_ms() -> int:
+    """Return the milliseconds since boot, suspends included (CLOCK_BOOTTIME)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def now() -> Instant:
+    """Return this moment."""
+    return Instant(boot_id(), uptime_ms())

@@ -1,0 +1,79 @@
+"""Nix and NixOS: which toplevel runs, was booted, is in the profile, and whether a switch runs."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from healer.errors import RefusedError
+from healer.events import Systems
+
+CURRENT = Path("/run/current-system")
+BOOTED = Path("/run/booted-system")
+SWITCH_LOCK = Path("/run/nixos/switch-to-configuration.lock")
+_GENERATION = re.compile(r".+-(\d+)-link")
+
+
+def systems(profile: Path) -> Systems:
+    """Read the separate facts of which system is where."""
+    return Systems(
+        current=_resolve(CURRENT),
+        booted=_resolve(BOOTED),
+        profile=_resolve(profile),
+        generation=_generation(profile),
+        switching=is_locked(SWITCH_LOCK),
+    )
+
+
+def unavailable_reason(profile: Path) -> str | None:
+    """Say why generations cannot be switched on this host; None when they can."""
+    if not CURRENT.exists():
+        return f"{CURRENT} does not exist: this is not a running NixOS"
+    if shutil.which("nix-env") is None:
+        return "nix-env is not on the PATH of healer.service"
+    if not profile.parent.is_dir():
+        return f"{profile.parent} does not exist: Nix keeps no profiles here"
+    return None
+
+
+def check_toplevel(path: str) -> None:
+    """Refuse, in words, what is not a complete NixOS system in the store."""
+    toplevel = Path(path)
+    if not path.startswith("/nix/store/") or toplevel.parent != Path("/nix/store"):
+        raise RefusedError(f"{path} is not a path directly in /nix/store")
+    if not toplevel.is_dir():
+        raise RefusedError(f"{path} does not exist; it may have been garbage-collected")
+    if not (toplevel / "nixos-version").exists():
+        raise RefusedError(f"{path} is not a NixOS system: it has no nixos-version")
+    if not os.access(toplevel / "bin/switch-to-configuration", os.X_OK):
+        raise RefusedError(f"{path} has no executable bin/switch-to-configuration")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether any process holds a flock(2) on ``path``, read from /proc/locks (proc_locks(5)).
+
+    It does not take the lock, so looking never makes a switch fail, and needs no right to open it.
+    """
+    try:
+        inode = path.stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return any(
+        fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
+        for line in locks.splitlines()
+        if len(fields := line.split()) >= 8
+    )
+
+
+def _resolve(link: Path) -> str | None:
+    target = os.path.realpath(link)
+    return target if Path(target).exists() else None
+
+
+def _generation(profile: Path) -> int | None:
+    try:
+        match = _GENERATION.fullmatch(str(profile.readlink()))
+    except OSError:
+        return None
+    return int(match[1]) if match else None

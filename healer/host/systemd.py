@@ -1,0 +1,138 @@
+"""systemd over sd-bus: which units run, and word of it when that changes.
+
+One match rule covers every unit, so that 1,000 agents cost the bus no more than one. A signal is
+only a hint: whoever is told of a unit asks for its state. The connection is watched by a ping,
+because sd-bus does not say when the bus daemon was killed.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdbus import SdBusBaseError, sd_bus_open_system
+from sdbus.sd_bus_internals import SdBus, SdBusMessage
+
+from healer.errors import HostUnavailableError
+from healer.events import UnitState
+
+_SYSTEMD = "org.freedesktop.systemd1"
+_MANAGER_PATH = "/org/freedesktop/systemd1"
+_MANAGER = "org.freedesktop.systemd1.Manager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_UNIT_PREFIX = "/org/freedesktop/systemd1/unit/"
+_TIMEOUT_SEC = 5.0
+
+
+class SystemBus:
+    """One subscribed connection to the system bus.
+
+    ``on_unit(unit, changed)`` is called with the properties that a signal carried, for the declared
+    units only; ``on_reload()`` after systemd re-read its unit files.
+    """
+
+    def __init__(
+        self,
+        on_unit: Callable[[str, Mapping[str, Any]], None],
+        on_reload: Callable[[], None],
+    ) -> None:
+        self._on_unit = on_unit
+        self._on_reload = on_reload
+        self._bus: SdBus | None = None
+        self._slots: list[object] = []  # a match lives as long as its slot
+        self._units: dict[str, str] = {}
+
+    async def connect(self, units: frozenset[str]) -> None:
+        """Connect, subscribe and watch ``units``.
+
+        Raises HostUnavailableError when the bus or systemd does not answer.
+        """
+        self.close()
+        self._units = {unit_path(unit): unit for unit in units}
+        try:
+            bus = sd_bus_open_system()
+            self._bus = bus
+            # Without Subscribe() PID 1 sends no signals (org.freedesktop.systemd1(5)).
+            await self._call(_MANAGER_PATH, _MANAGER, "Subscribe")
+            self._slots = [
+                await bus.match_signal_async(
+                    _SYSTEMD, None, _PROPERTIES, "PropertiesChanged", self._properties_changed
+                ),
+                await bus.match_signal_async(
+                    _SYSTEMD, _MANAGER_PATH, _MANAGER, "Reloading", self._reloading
+                ),
+            ]
+        except (SdBusBaseError, OSError) as error:
+            self.close()
+            raise HostUnavailableError(f"the system bus does not answer: {error}") from error
+
+    def close(self) -> None:
+        """Drop the connection; its subscription goes with it."""
+        if self._bus is not None:
+            self._slots.clear()
+            self._bus.close()
+            self._bus = None
+
+    def watch(self, units: frozenset[str]) -> None:
+        """Watch these units from now on instead."""
+        self._units = {unit_path(unit): unit for unit in units}
+
+    async def ping(self) -> None:
+        """Make a round trip to systemd; raises HostUnavailableError when it is not answered."""
+        await self._call("/", "org.freedesktop.DBus.Peer", "Ping")
+
+    async def unit_state(self, unit: str) -> UnitState | None:
+        """Return a unit's state now; None when systemd knows no such unit."""
+        path = unit_path(unit)
+        of_unit = await self._call(path, _PROPERTIES, "GetAll", "s", f"{_SYSTEMD}.Unit")
+        if of_unit["LoadState"][1] == "not-found":
+            return None
+        of_service = await self._call(path, _PROPERTIES, "GetAll", "s", f"{_SYSTEMD}.Service")
+        return UnitState(
+            active_state=of_unit["ActiveState"][1],
+            sub_state=of_unit["SubState"][1],
+            invocation=bytes(of_unit["InvocationID"][1]).hex(),
+            main_pid=of_service["MainPID"][1],
+            n_restarts=of_service["NRestarts"][1],
+            status_text=of_service["StatusText"][1],
+            since_us=of_unit["StateChangeTimestamp"][1],
+            active_enter_ms=of_unit["ActiveEnterTimestampMonotonic"][1] // 1000,
+        )
+
+    async def _call(
+        self, path: str, interface: str, method: str, signature: str = "", *arguments: Any
+    ) -> Any:
+        if self._bus is None:
+            raise HostUnavailableError("the system bus is not connected")
+        try:
+            message = self._bus.new_method_call_message(_SYSTEMD, path, interface, method)
+            if signature:
+                message.append_data(signature, *arguments)
+            reply = await asyncio.wait_for(self._bus.call_async(message), _TIMEOUT_SEC)
+            return reply.get_contents()
+        except (SdBusBaseError, OSError, TimeoutError) as error:
+            text = str(error) or type(error).__name__
+            raise HostUnavailableError(f"systemd does not answer {method}: {text}") from error
+
+    def _properties_changed(self, message: SdBusMessage) -> None:
+        unit = self._units.get(message.path or "")
+        if unit is not None:
+            _, changed, _ = message.get_contents()
+            self._on_unit(unit, {name: value for name, (_, value) in changed.items()})
+
+    def _reloading(self, message: SdBusMessage) -> None:
+        if not message.get_contents():
+            self._on_reload()
+
+
+def unit_path(unit: str) -> str:
+    """Return a unit's object path: what is not [A-Za-z0-9] is escaped as _xx (sd_bus_path_encode).
+
+    A leading digit is escaped too.
+    """
+    escaped = re.sub(
+        r"^[0-9]|[^A-Za-z0-9]",
+        lambda found: "".join(f"_{byte:02x}" for byte in found[0].encode()),
+        unit,
+    )
+    return _UNIT_PREFIX + escaped

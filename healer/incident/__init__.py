@@ -1,0 +1,1 @@
+"""Incidents: the connected story of one failure, read out of the ledger."""

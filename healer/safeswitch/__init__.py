@@ -1,0 +1,1 @@
+"""Layer 2: deployments, probation, promotion and rollback."""

@@ -1,0 +1,1 @@
+"""Layer 1: crashes, restart policies, health checks, crash loops."""

@@ -1,0 +1,250 @@
+"""One agent's life as the watchdog sees it: what it has recorded, and what follows from it.
+
+Pure: facts and a moment go in, records come out, and ``apply`` folds records into the state. An
+incident opens with a crash, and it ends when the agent has been up for ``stableSec`` again, or
+when systemd will not start it again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from healer.config import Agent
+from healer.events import Context, Ended, Instant, UnitState
+from healer.records import Record
+from healer.watchdog.classify import crash_class, is_crash, will_restart
+
+# How many ended invocations are remembered, so that the same end is not recorded twice. Stamps are
+# removed and the journal cursor moves on, so an end comes up again only shortly afterwards.
+_REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One recorded crash, as far as the crash-loop budget needs it."""
+
+    boot: str
+    uptime_ms: int
+    toplevel: str | None
+    early: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What the records say of one agent.
+
+    ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
+    oldest first, ``looped_in`` the toplevel in which its crash-loop budget was last spent, and
+    ``unhealthy`` the invocation that a health check found failing, and that check.
+    """
+
+    ended: tuple[tuple[str, str], ...] = ()
+    deaths: tuple[Death, ...] = ()
+    crashes: int = 0
+    last_crash: Record | None = None
+    incident: str | None = None
+    restarted_as: str | None = None
+    looped_in: str | None = None
+    unhealthy: tuple[str, str] | None = None
+
+    def knows(self, ended: Ended) -> bool:
+        """Whether this end is recorded already."""
+        return (ended.boot, ended.invocation) in self.ended
+
+    def failed_check(self, invocation: str) -> str | None:
+        """The health check that found this invocation failing, if one did."""
+        if self.unhealthy is None or self.unhealthy[0] != invocation:
+            return None
+        return self.unhealthy[1]
+
+
+def apply(state: AgentState, record: Record) -> AgentState:
+    """Fold one of this agent's records into its state."""
+    data = record.data
+    match record.type:
+        case "agent.crash":
+            death = Death(data["boot"], _uptime_ms(record), data["toplevel"], data["early"])
+            return replace(
+                _end(state, record),
+                deaths=(*state.deaths, death)[-_REMEMBERED:],
+                crashes=state.crashes + 1,
+                last_crash=record,
+                incident=record.incident,
+                restarted_as=None,
+            )
+        case "agent.exit" | "agent.stopped":
+            return _end(state, record)
+        case "agent.restarted":
+            return replace(state, restarted_as=data["invocation"])
+        case "agent.recovered":
+            return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
+        case "agent.not-restarted":
+            return replace(state, incident=None, restarted_as=None)
+        case "agent.crash-loop":
+            return replace(state, looped_in=data["toplevel"])
+        case "health.failed":
+            return replace(state, unhealthy=(data["invocation"], data["check"]))
+        case _:
+            return state
+
+
+def on_ended(
+    name: str, agent: Agent, state: AgentState, ended: Ended, context: Context, now: Instant
+) -> Iterator[Record]:
+    """Record an invocation's end; a crash, and whether it spends the crash-loop budget."""
+    if state.knows(ended):
+        return
+    common = {
+        "agent": name,
+        "unit": ended.unit,
+        "invocation": ended.invocation,
+        "boot": ended.boot,
+        "code": ended.code,
+        "status": ended.status,
+        "runtime_ms": ended.runtime_ms,
+    }
+    health_check = state.failed_check(ended.invocation)
+    if not is_crash(ended, stop_requested=context.stop_requested, health_check=health_check):
+        kind = "agent.stopped" if context.stop_requested else "agent.exit"
+        yield Record(now, kind, common, state.incident)
+        return
+    crash = _crash(name, agent, state, ended, context, now, common)
+    yield crash
+    yield from _crash_loop(name, agent, apply(state, crash), ended, now)
+
+
+def on_state(
+    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
+) -> Iterator[Record]:
+    """Record what happened after a crash: running again, given up, or stable again."""
+    if state.incident is None or state.last_crash is None:
+        return
+    crash = state.last_crash.data
+    common = {"agent": name, "unit": agent.unit}
+    if unit.running and unit.invocation != crash["invocation"]:
+        restarted = replace(state, restarted_as=unit.invocation)
+        if state.restarted_as != unit.invocation:
+            yield Record(
+                now,
+                "agent.restarted",
+                {
+                    **common,
+                    "invocation": unit.invocation,
+                    "previous": crash["invocation"],
+                    "pid": unit.main_pid,
+                    "delay_ms": _delay_ms(crash, unit, now),
+                },
+                state.incident,
+            )
+        stable_ms = now.uptime_ms - unit.active_enter_ms
+        if restarted.restarted_as == unit.invocation and stable_ms >= agent.stable_sec * 1000:
+            yield Record(
+                now,
+                "agent.recovered",
+                {**common, "invocation": unit.invocation, "stable_ms": stable_ms},
+                state.incident,
+            )
+    elif unit.gave_up:
+        expected = crash["restart"] == "will-not-restart"
+        reason = (
+            "the restart policy does not restart after this end"
+            if expected
+            else f"systemd left the unit {unit.active_state} ({unit.sub_state})"
+        )
+        yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.incident)
+
+
+def _crash(
+    name: str,
+    agent: Agent,
+    state: AgentState,
+    ended: Ended,
+    context: Context,
+    now: Instant,
+    common: dict[str, object],
+) -> Record:
+    runtime_ms = ended.runtime_ms
+    health_check = state.failed_check(ended.invocation)
+    early_ms = agent.crash_loop.early_death_sec * 1000
+    memory = ended.memory
+    data = {
+        **common,
+        "class": crash_class(ended, health_check),
+        "result": ended.result,
+        "stop_uptime_ms": ended.stop_uptime_ms,
+        "toplevel": ended.toplevel,
+        "early": runtime_ms is not None and runtime_ms < early_ms,
+        "restart": "will-restart" if will_restart(agent.restart, ended) else "will-not-restart",
+        "n_restarts": context.n_restarts,
+        "memory": None
+        if memory is None
+        else {
+            "peak": memory.peak,
+            "current": memory.current,
+            "oom_kill": memory.oom_kill,
+            "pressure": memory.pressure,
+        },
+        "health_check": health_check,
+        "status_text": context.status_text,
+        "journal": list(context.journal),
+        "source": ended.source,
+    }
+    return Record(now, "agent.crash", data, state.incident or f"{name}-{ended.invocation[:8]}")
+
+
+def _crash_loop(
+    name: str, agent: Agent, state: AgentState, ended: Ended, now: Instant
+) -> Iterator[Record]:
+    """Tell whether the crashes under one toplevel spend the budget, once for each toplevel.
+
+    Backoff hides a loop from a time window, so deaths soon after the start are counted as well.
+    """
+    if ended.toplevel is not None and state.looped_in == ended.toplevel:
+        return
+    budget = agent.crash_loop
+    deaths = [death for death in state.deaths if death.toplevel == ended.toplevel]
+    newest = deaths[-1]
+    since = newest.uptime_ms - budget.window_sec * 1000
+    in_window = sum(death.boot == newest.boot and death.uptime_ms >= since for death in deaths)
+    early = 0
+    for death in reversed(deaths):
+        if not death.early:
+            break
+        early += 1
+    if max(in_window, early) < budget.max_crashes:
+        return
+    reason = (
+        f"{in_window} crashes within {budget.window_sec:g} s"
+        if in_window >= budget.max_crashes
+        else f"{early} deaths in a row within {budget.early_death_sec:g} s of their start"
+    )
+    yield Record(
+        now,
+        "agent.crash-loop",
+        {
+            "agent": name,
+            "crashes": in_window,
+            "early_deaths": early,
+            "window_ms": int(budget.window_sec * 1000),
+            "toplevel": ended.toplevel,
+            "reason": reason,
+        },
+        state.incident,
+    )
+
+
+def _end(state: AgentState, record: Record) -> AgentState:
+    identity = (record.data["boot"], record.data["invocation"])
+    return replace(state, ended=(*state.ended, identity)[-_REMEMBERED:])
+
+
+def _uptime_ms(record: Record) -> int:
+    """Return when the crash was, in its own boot; when it was recorded, where that is unknown."""
+    stop = record.data["stop_uptime_ms"]
+    return int(stop) if stop is not None else record.at.uptime_ms
+
+
+def _delay_ms(crash: Mapping[str, object], unit: UnitState, now: Instant) -> int | None:
+    stop = crash["stop_uptime_ms"]
+    if not isinstance(stop, int) or crash["boot"] != now.boot:
+        return None
+    return max(0, unit.active_enter_ms - stop)

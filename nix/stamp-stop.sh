@@ -1,9 +1,10 @@
 # ExecStopPost=+sh THIS UNIT: how this invocation ended, while its cgroup can still be read.
 # PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
-# See stamp-start.sh for why the directory may belong to healer.
-set -C
 unit=$1
 stamp=/run/healer/stamps/$unit.$INVOCATION_ID
+# An invocation whose start stamp was left out (stamp-start.sh) has no stop stamp either.
+set -- "/run/healer/stamps/$unit".*.stop
+[ $# -gt 1000 ] && exit 0
 boot= peak= current= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id

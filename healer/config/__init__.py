@@ -1,0 +1,105 @@
+"""Read and validate the configuration file, completely, before anything acts on it."""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from healer.config.decode import decode
+from healer.config.problem import InvalidConfigError, Problem
+from healer.config.reader import YamlError, parse
+from healer.config.schema import (
+    Agent,
+    CommandCheck,
+    Config,
+    CrashLoop,
+    Drift,
+    HealthCheck,
+    HttpCheck,
+    Ignore,
+    LedgerConfig,
+    Restart,
+    Rule,
+    SafeSwitch,
+    TcpCheck,
+)
+
+__all__ = [
+    "Agent",
+    "CommandCheck",
+    "Config",
+    "CrashLoop",
+    "Drift",
+    "HealthCheck",
+    "HttpCheck",
+    "Ignore",
+    "InvalidConfigError",
+    "LedgerConfig",
+    "Loaded",
+    "Problem",
+    "Restart",
+    "Rule",
+    "SafeSwitch",
+    "TcpCheck",
+    "load",
+]
+
+# A thousand agents with all their checks stay well below.
+MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration, and the SHA-256 (hex) of the bytes it was read from."""
+
+    config: Config
+    sha256: str
+
+
+def load(path: Path) -> Loaded:
+    """Read and validate the file.
+
+    Raises InvalidConfigError (a ConfigError) that holds all problems, and nothing else, whatever
+    the file is.
+    """
+    try:
+        raw = _read(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        mend = "name the file that the module rendered (/etc/healer/config.yaml)"
+        raise InvalidConfigError(path, [Problem("", f"cannot read it: {reason}", mend)]) from None
+    except ValueError as error:
+        raise InvalidConfigError(path, [Problem("", str(error), "give a plain file")]) from None
+    config, problems = _validate(raw)
+    if config is None or problems:
+        raise InvalidConfigError(path, problems)
+    return Loaded(config, hashlib.sha256(raw).hexdigest())
+
+
+def _read(path: Path) -> bytes:
+    # Not blocking: opening a FIFO would wait for a writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            raw = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES // 1024**2} MiB")
+    return raw
+
+
+def _validate(raw: bytes) -> tuple[Config | None, list[Problem]]:
+    try:
+        document = parse(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        wrong = f"it is not UTF-8 (byte {error.start})"
+        return None, [Problem("", wrong, "save it as UTF-8")]
+    except YamlError as error:
+        return None, [Problem("", error.wrong, error.mend)]
+    if document is None:
+        return None, [Problem("", "it is empty", "render it with the module: services.healer")]
+    return decode(document)

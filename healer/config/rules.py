@@ -1,0 +1,242 @@
+"""What types cannot say: names, ranges that depend on each other, combinations that cannot work.
+
+nix/assertions.nix refuses the same at build time; this is for every other way to a config file.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from signal import Signals
+from typing import Any
+from urllib.parse import urlsplit
+
+from healer.config import schema
+from healer.config.problem import Problem, option_path
+
+# systemd.unit(5): a prefix, then `@` and an instance for a template, in these characters; at most
+# 255 of them. A backslash starts an escape (`\x2d`) but is legal wherever it stands.
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
+_UNIT_MAX = 255
+_OWN_UNIT = re.compile(r"healer\.service|healer-helper@.*")
+# The name of an agent is part of incident names and of what people type.
+_AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# Also a file name: systemd.exec(5), "Credentials".
+_CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_REALTIME = re.compile(r"SIGRT(MIN(\+([0-9]|[12][0-9]|30))?|MAX(-([0-9]|[12][0-9]|30))?)")
+# systemd does not grow a delay of zero, and rounds what is below a microsecond to it.
+_MIN_GROWING_SEC = 0.001
+
+
+def between(agents: Mapping[str, schema.Agent]) -> Iterator[Problem]:
+    """Judge the agents by their names, and next to each other."""
+    owners: dict[str, str] = {}
+    for name, agent in agents.items():
+        if not _AGENT.fullmatch(name):
+            yield Problem(
+                option_path("agents", name),
+                "is no name for an agent",
+                "use up to 64 letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
+            )
+        first = owners.setdefault(agent.unit, name)
+        if first != name:
+            yield Problem(
+                option_path("agents", name) + ".unit",
+                f"is {agent.unit[:64]!a}, which {option_path('agents', first)} supervises already",
+                "remove one of the two",
+            )
+
+
+def _absolute(path: str, option: str) -> Iterator[Problem]:
+    if "\0" in path or not path.startswith("/") or ".." in PurePosixPath(path).parts:
+        yield Problem(option, f"is {path[:64]!a}", "write an absolute path without `..`")
+
+
+def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
+    option, unit = f"{path}.unit", agent.unit
+    if len(unit) > _UNIT_MAX or not _UNIT.fullmatch(unit):
+        yield Problem(
+            option,
+            f"is {unit[:64]!a}, which is no name of a service",
+            "write a unit name that ends in .service (an instance, not a template), escaped as by "
+            "systemd-escape(1)",
+        )
+    elif _OWN_UNIT.fullmatch(unit):
+        yield Problem(
+            option, f"is {unit}, healer's own", "systemd looks after it; remove the agent"
+        )
+    seen: set[str] = set()
+    for index, check in enumerate(agent.health):
+        if check.name in seen:
+            yield Problem(
+                f"{path}.health[{index}].name",
+                f"is {check.name[:64]!a}, the name of an earlier check",
+                "give each check of an agent a name of its own",
+            )
+        seen.add(check.name)
+
+
+def _restart(restart: schema.Restart, path: str) -> Iterator[Problem]:
+    policy, delay = restart.policy, restart.delay_sec
+    if policy == "immediate" and delay != 0:
+        yield Problem(
+            f"{path}.delaySec",
+            f"is {delay:g}, but the policy is immediate",
+            "write 0, or choose the policy exponential or conditional",
+        )
+    if policy == "exponential" and delay < _MIN_GROWING_SEC:
+        yield Problem(
+            f"{path}.delaySec",
+            f"is {delay:g}, and a delay that starts at 0 cannot grow",
+            f"write at least {_MIN_GROWING_SEC:g}, or choose the policy immediate",
+        )
+    if policy == "exponential" and delay > restart.max_delay_sec:
+        yield Problem(
+            f"{path}.delaySec",
+            f"is {delay:g}, more than maxDelaySec ({restart.max_delay_sec:g})",
+            "lower delaySec or raise maxDelaySec",
+        )
+    if policy == "conditional" and not restart.rules:
+        yield Problem(
+            f"{path}.rules",
+            "is empty, but the policy is conditional",
+            "add a rule, or choose the policy immediate or never",
+        )
+    if policy != "conditional" and restart.rules:
+        yield Problem(
+            f"{path}.rules",
+            f"has rules, but the policy is {policy}",
+            "choose the policy conditional, or remove the rules",
+        )
+    yield from _contradictions(restart, path)
+
+
+def _contradictions(restart: schema.Restart, path: str) -> Iterator[Problem]:
+    actions: dict[int | str, str] = {}
+    for index, rule in enumerate(restart.rules):
+        statuses: tuple[int | str, ...] = (*rule.exit_codes, *rule.signals)
+        for status in statuses:
+            if actions.setdefault(status, rule.action) != rule.action:
+                yield Problem(
+                    f"{path}.rules[{index}]",
+                    f"says {rule.action} for {status}, an earlier rule says {actions[status]}",
+                    "keep one of the two",
+                )
+
+
+def _rule(rule: schema.Rule, path: str) -> Iterator[Problem]:
+    if not rule.exit_codes and not rule.signals:
+        yield Problem(path, "has neither exitCodes nor signals", "add one, or remove the rule")
+    for index, name in enumerate(rule.signals):
+        if name not in Signals.__members__ and not _REALTIME.fullmatch(name):
+            yield Problem(
+                f"{path}.signals[{index}]",
+                f"is {name[:64]!a}, which is no signal",
+                "write a name of signal(7), such as SIGTERM",
+            )
+
+
+def _named(check: schema.Check, path: str) -> Iterator[Problem]:
+    if not check.name.strip() or not check.name.isprintable():
+        yield Problem(
+            f"{path}.name",
+            f"is {check.name[:64]!a}",
+            "name it; failures are recorded so",
+        )
+
+
+def _http(check: schema.HttpCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    if not _is_http(check.url):
+        yield Problem(
+            f"{path}.url",
+            f"is {check.url[:64]!a}",
+            "write an address such as http://127.0.0.1:8080/health",
+        )
+
+
+def _tcp(check: schema.TcpCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    if not check.host or any(c.isspace() or not c.isprintable() for c in check.host):
+        yield Problem(f"{path}.host", f"is {check.host[:64]!a}", "write a name or an address")
+
+
+def _command(check: schema.CommandCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    if not check.command or not check.command[0].startswith("/"):
+        yield Problem(
+            f"{path}.command",
+            "does not begin with an absolute path",
+            "write the program's path and its arguments, each an item of the list",
+        )
+    elif any("\0" in argument for argument in check.command):
+        yield Problem(f"{path}.command", "has a NUL character", "remove it")
+
+
+def _is_http(url: str) -> bool:
+    if any(character.isspace() or not character.isprintable() for character in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _ignore(ignore: schema.Ignore, path: str) -> Iterator[Problem]:
+    if not ignore.path.startswith("/"):
+        yield Problem(
+            f"{path}.path", f"is {ignore.path[:64]!a}", "write a pattern that begins with /"
+        )
+    if not ignore.reason.strip():
+        yield Problem(f"{path}.reason", "is empty", "say why this path may differ")
+
+
+def _ledger(ledger: schema.LedgerConfig, path: str) -> Iterator[Problem]:
+    # C2SP signed-note: a key name is not empty and has neither spaces nor a plus sign.
+    origin = ledger.origin
+    if not origin or any(c.isspace() or not c.isprintable() or c == "+" for c in origin):
+        yield Problem(
+            f"{path}.origin",
+            f"is {origin[:64]!a}",
+            "write a name without spaces and plus signs, such as example.org/host",
+        )
+    credential = ledger.key_credential
+    if credential is not None and not _CREDENTIAL.fullmatch(credential):
+        yield Problem(
+            f"{path}.keyCredential",
+            f"is {credential[:64]!a}",
+            "write the credential's name (letters, digits, `_`, `.`, `-`), not a path",
+        )
+
+
+def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
+    if config.package is not None:
+        yield from _absolute(config.package, "package")
+    yield from _absolute(config.state_dir, "stateDir")
+    yield from _absolute(config.runtime_dir, "runtimeDir")
+    if config.safe_switch.enable and not config.agents:
+        yield Problem(
+            "safeSwitch.enable",
+            "is true, but no agent is declared whose health could judge a deployment",
+            "declare an agent, or write false",
+        )
+
+
+_RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {
+    schema.Config: _config,
+    schema.Agent: _agent,
+    schema.Restart: _restart,
+    schema.Rule: _rule,
+    schema.HttpCheck: _http,
+    schema.TcpCheck: _tcp,
+    schema.CommandCheck: _command,
+    schema.SafeSwitch: lambda section, path: _absolute(section.profile, f"{path}.profile"),
+    schema.Ignore: _ignore,
+    schema.LedgerConfig: _ledger,
+}
+
+
+def within(section: schema.Section, path: str) -> Iterable[Problem]:
+    """Judge one section by itself; `path` is the option it was declared by."""
+    rule = _RULES.get(type(section))
+    return rule(section, path) if rule else ()

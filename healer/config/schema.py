@@ -1,0 +1,150 @@
+"""The declared machine: what /etc/healer/config.yaml says, as typed values.
+
+The file is rendered by nix/render.nix; its keys are camelCase (`delaySec`), the attributes here are
+their snake_case. Every duration is a number of seconds. The defaults are those of nix/defaults.nix;
+tests/nix holds the two together.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+# A year is longer than anything sensible, and keeps every duration well inside a 64-bit number of
+# microseconds.
+MAX_SEC = 365 * 86400
+
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SEC)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SEC)]
+# Polling faster than this costs more than it can tell.
+IntervalSeconds = Annotated[float, Meta(ge=0.1, le=MAX_SEC)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+ExitCode = Annotated[int, Meta(ge=0, le=255)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class Section(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """A mapping of the file; immutable, so that the decisions can share it."""
+
+
+class Rule(Section, frozen=True, kw_only=True):
+    """What conditional restarting does with these exit codes and signals (systemd.service(5))."""
+
+    exit_codes: tuple[ExitCode, ...] = ()
+    signals: tuple[str, ...] = ()
+    action: Literal["restart", "stop"] = "stop"
+
+
+class Restart(Section, frozen=True, kw_only=True):
+    """The restart policy that nix/render.nix wrote into the unit; systemd carries it out."""
+
+    policy: Literal["immediate", "exponential", "conditional", "never"] = "immediate"
+    on: Literal["always", "failure"] = "always"
+    delay_sec: Seconds = 0.0
+    max_delay_sec: PositiveSeconds = 60.0
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 8
+    rules: tuple[Rule, ...] = ()
+    otherwise: Literal["restart", "stop"] = "restart"
+
+
+class CrashLoop(Section, frozen=True, kw_only=True):
+    """The crash budget: more is a crash loop.
+
+    `max_crashes` within `window_sec`, or as many runs in a row shorter than `early_death_sec`,
+    because a growing delay between restarts hides a loop from the window.
+    """
+
+    max_crashes: Annotated[int, Meta(ge=1, le=1000)] = 5
+    window_sec: PositiveSeconds = 60.0
+    early_death_sec: Seconds = 10.0
+
+
+class Check(Section, frozen=True, kw_only=True, tag_field="type"):
+    """What every health check has."""
+
+    name: str
+    interval_sec: IntervalSeconds = 3.0
+    timeout_sec: PositiveSeconds = 2.0
+    failure_threshold: Count = 3
+    start_grace_sec: Seconds = 10.0
+
+
+class HttpCheck(Check, frozen=True, kw_only=True, tag="http"):
+    """GET `url` answers with the status `expect_status`."""
+
+    url: str
+    expect_status: Annotated[int, Meta(ge=100, le=599)] = 200
+
+
+class TcpCheck(Check, frozen=True, kw_only=True, tag="tcp"):
+    """A TCP connection to `host`:`port` is accepted."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class CommandCheck(Check, frozen=True, kw_only=True, tag="command"):
+    """`command`, run by the daemon's user without a shell, exits with 0."""
+
+    command: tuple[str, ...]
+
+
+HealthCheck = HttpCheck | TcpCheck | CommandCheck
+
+
+class Agent(Section, frozen=True, kw_only=True):
+    """One supervised systemd service."""
+
+    unit: str
+    adopted: bool = False
+    restart: Restart = Restart()
+    crash_loop: CrashLoop = CrashLoop()
+    stable_sec: PositiveSeconds = 60.0
+    health: tuple[HealthCheck, ...] = ()
+    journal_lines: Annotated[int, Meta(ge=0, le=1000)] = 20
+
+
+class SafeSwitch(Section, frozen=True, kw_only=True):
+    """Judging deployments, and rolling back the bad ones."""
+
+    enable: bool = True
+    probation_sec: PositiveSeconds = 300.0
+    profile: str = "/nix/var/nix/profiles/system"
+    timeout_sec: PositiveSeconds = 900.0
+
+
+class Ignore(Section, frozen=True, kw_only=True):
+    """Paths (a pattern of fnmatch(3)) that may differ from the declaration, and why."""
+
+    path: str
+    reason: str
+
+
+class Drift(Section, frozen=True, kw_only=True):
+    """Comparing the machine with its declaration."""
+
+    enable: bool = True
+    interval_sec: IntervalSeconds = 30.0
+    ignore: tuple[Ignore, ...] = ()
+
+
+class LedgerConfig(Section, frozen=True, kw_only=True):
+    """The ledger's C2SP origin (a signed-note key name), and the credential that holds its key."""
+
+    origin: str = "healer/localhost"
+    key_credential: str | None = None
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    version: Literal[1]
+    package: str | None = None
+    state_dir: str = "/var/lib/healer"
+    runtime_dir: str = "/run/healer"
+    agents: dict[str, Agent] = {}
+    safe_switch: SafeSwitch = SafeSwitch()
+    drift: Drift = Drift()
+    ledger: LedgerConfig = LedgerConfig()

@@ -1,0 +1,90 @@
+# services.healer on NixOS: the options of ./nix/options.nix, wired to what ./nix/render.nix makes
+# of them.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.healer;
+
+  rendered = import ./nix/render.nix {
+    inherit cfg;
+    package = "${cfg.package}";
+    # It starts faster than bash, and it is on the restart path of every agent.
+    shell = lib.getExe pkgs.dash;
+  };
+
+  configFile = pkgs.writeText "healer-config.yaml" rendered.configText;
+
+  # A unit declared elsewhere has restart settings of its own: the declared policy replaces them.
+  # The stamps come first, so that they see the cgroup before the unit's own commands do.
+  adopt = name: service: {
+    inherit (service) environment;
+    unitConfig = builtins.mapAttrs (_: lib.mkForce) service.unitConfig;
+    serviceConfig = builtins.mapAttrs (
+      setting:
+      if lib.hasPrefix "Restart" setting then
+        lib.mkForce
+      else if builtins.isList service.serviceConfig.${setting} then
+        lib.mkBefore
+      else
+        lib.id
+    ) service.serviceConfig;
+    # An instance has no unit file of its own, only its template's.
+    overrideStrategy = lib.mkIf (lib.hasInfix "@" name) "asDropin";
+  };
+
+  declare =
+    service:
+    {
+      inherit (service)
+        description
+        wantedBy
+        after
+        environment
+        unitConfig
+        serviceConfig
+        ;
+    }
+    // lib.optionalAttrs (service ? restartIfChanged) {
+      inherit (service) restartIfChanged;
+      # Only healer's own two: they look at deployments, and change them.
+      path = [ config.systemd.package ] ++ lib.optional config.nix.enable config.nix.package;
+    };
+in
+{
+  imports = [ ./nix/options.nix ];
+
+  config = lib.mkIf cfg.enable {
+    assertions = import ./nix/assertions.nix {
+      inherit lib cfg;
+      users = builtins.attrNames config.users.users;
+    };
+
+    systemd.services = builtins.mapAttrs (
+      name: service: if service.adopted then adopt name service else declare service
+    ) rendered.services;
+    systemd.sockets = rendered.sockets;
+    systemd.tmpfiles.rules = rendered.tmpfiles;
+
+    users.users.healer = {
+      isSystemUser = true;
+      group = "healer";
+      description = "healer's watcher";
+    };
+    users.groups.healer = { };
+
+    environment.etc."healer/config.yaml".source = configFile;
+    environment.systemPackages = [ cfg.package ];
+
+    # healer judges the file it will read, before anything is deployed.
+    system.checks = lib.optional (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) (
+      pkgs.runCommandLocal "healer-config-check" { } ''
+        ${cfg.package}/bin/healer config check ${configFile}
+        touch $out
+      ''
+    );
+  };
+}

@@ -1,0 +1,312 @@
+# The options of one agent; see ./options.nix.
+{ lib }:
+let
+  inherit (lib) mkOption types;
+  defaults = import ./defaults.nix;
+
+  # Seconds may have a fraction.
+  seconds = types.numbers.nonnegative;
+  positiveSeconds = types.numbers.positive;
+
+  restart.options = {
+    policy = mkOption {
+      type = types.enum [
+        "immediate"
+        "exponential"
+        "conditional"
+        "never"
+      ];
+      default = defaults.restart.policy;
+      description = ''
+        How a run that ended is followed by the next. The policy is rendered into the unit, so
+        systemd carries it out even when healer is dead.
+
+        - `immediate`: at once.
+        - `exponential`: after {option}`delaySec`, which grows over {option}`steps` restarts to
+          {option}`maxDelaySec`.
+        - `conditional`: as {option}`rules` say for the exit code or signal, and as
+          {option}`otherwise` says for the rest, after {option}`delaySec`.
+        - `never`: the agent stays down.
+      '';
+    };
+    on = mkOption {
+      type = types.enum [
+        "always"
+        "failure"
+      ];
+      default = defaults.restart.on;
+      description = ''
+        Whether a clean exit is followed by a restart as well (`always`), or only a failure
+        (`failure`).
+      '';
+    };
+    delaySec = mkOption {
+      type = types.nullOr seconds;
+      default = defaults.restart.delaySec;
+      defaultText = lib.literalMD "0.1 if the policy is `exponential`, else 0";
+      example = 0.5;
+      description = "Seconds before a restart; with `exponential`, before the first one.";
+    };
+    maxDelaySec = mkOption {
+      type = positiveSeconds;
+      default = defaults.restart.maxDelaySec;
+      description = "Seconds that the delay of `exponential` grows to.";
+    };
+    steps = mkOption {
+      type = types.ints.between 1 1000;
+      default = defaults.restart.steps;
+      description = "Number of restarts over which the delay of `exponential` grows.";
+    };
+    rules = mkOption {
+      type = types.listOf (types.submodule rule);
+      default = defaults.restart.rules;
+      example = [
+        {
+          exitCodes = [ 78 ];
+          action = "stop";
+        }
+      ];
+      description = "What the policy `conditional` does after which exit code or signal.";
+    };
+    otherwise = mkOption {
+      type = types.enum [
+        "restart"
+        "stop"
+      ];
+      default = defaults.restart.otherwise;
+      description = "What the policy `conditional` does where no rule says anything.";
+    };
+  };
+
+  rule.options = {
+    exitCodes = mkOption {
+      type = types.listOf (types.ints.between 0 255);
+      default = defaults.rule.exitCodes;
+      example = [ 78 ];
+      description = "Exit codes that the rule is about.";
+    };
+    signals = mkOption {
+      type = types.listOf (types.strMatching "SIG[A-Z0-9]+([+-][0-9]+)?");
+      default = defaults.rule.signals;
+      example = [ "SIGABRT" ];
+      description = "Signals that the rule is about, by their names in {manpage}`signal(7)`.";
+    };
+    action = mkOption {
+      type = types.enum [
+        "restart"
+        "stop"
+      ];
+      default = defaults.rule.action;
+      description = "Whether such an exit is followed by a restart, or the agent stays down.";
+    };
+  };
+
+  crashLoop.options = {
+    maxCrashes = mkOption {
+      type = types.ints.between 1 1000;
+      default = defaults.crashLoop.maxCrashes;
+      description = ''
+        This many crashes within {option}`windowSec`, or early deaths in a row, are a crash loop.
+        In a deployment's probation, a crash loop is the reason to roll back.
+      '';
+    };
+    windowSec = mkOption {
+      type = positiveSeconds;
+      default = defaults.crashLoop.windowSec;
+      description = "Seconds within which crashes are counted.";
+    };
+    earlyDeathSec = mkOption {
+      type = seconds;
+      default = defaults.crashLoop.earlyDeathSec;
+      description = ''
+        A run that crashed before this many seconds was an early death. A growing delay between
+        restarts hides a loop from the window; early deaths in a row still show it.
+      '';
+    };
+  };
+
+  health.options = {
+    name = mkOption {
+      type = types.nonEmptyStr;
+      example = "web";
+      description = "Name of the check, which failures are recorded under.";
+    };
+    type = mkOption {
+      type = types.enum [
+        "http"
+        "tcp"
+        "command"
+      ];
+      description = ''
+        `http`: {option}`url` answers a GET with {option}`expectStatus`; `tcp`: {option}`host` and
+        {option}`port` accept a connection; `command`: {option}`command` exits with 0.
+      '';
+    };
+    intervalSec = mkOption {
+      type = types.addCheck positiveSeconds (value: value >= 0.1) // {
+        description = "number of at least 0.1";
+      };
+      default = defaults.health.intervalSec;
+      description = "Seconds from one check to the next.";
+    };
+    timeoutSec = mkOption {
+      type = positiveSeconds;
+      default = defaults.health.timeoutSec;
+      description = "Seconds after which a check without an answer has failed.";
+    };
+    failureThreshold = mkOption {
+      type = types.ints.between 1 1000000;
+      default = defaults.health.failureThreshold;
+      description = "Failures in a row that make the agent unhealthy; it is then restarted.";
+    };
+    startGraceSec = mkOption {
+      type = seconds;
+      default = defaults.health.startGraceSec;
+      description = "Seconds after a start in which failures do not count.";
+    };
+    url = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.health.url;
+      example = "http://127.0.0.1:8080/health";
+      description = "Address that a check of type `http` asks.";
+    };
+    expectStatus = mkOption {
+      type = types.nullOr (types.ints.between 100 599);
+      default = defaults.health.expectStatus;
+      defaultText = lib.literalExpression (toString defaults.healthExpectStatus);
+      description = "Status that a check of type `http` expects.";
+    };
+    host = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.health.host;
+      defaultText = lib.literalExpression ''"${defaults.healthHost}"'';
+      description = "Name or address that a check of type `tcp` connects to.";
+    };
+    port = mkOption {
+      type = types.nullOr (types.ints.between 1 65535);
+      default = defaults.health.port;
+      example = 8080;
+      description = "Port that a check of type `tcp` connects to.";
+    };
+    command = mkOption {
+      type = types.nullOr (types.nonEmptyListOf types.str);
+      default = defaults.health.command;
+      example = lib.literalExpression ''[ "''${pkgs.coreutils}/bin/test" "-e" "/run/worker/ready" ]'';
+      description = ''
+        Program and arguments that a check of type `command` runs, without a shell, as the user
+        `healer`.
+      '';
+    };
+  };
+in
+{
+  options = {
+    unit = mkOption {
+      type = types.nullOr types.str;
+      default = defaults.agent.unit;
+      defaultText = lib.literalMD "the agent's name with `.service`";
+      example = "nginx.service";
+      description = "The systemd service that is the agent.";
+    };
+    adopt = mkOption {
+      type = types.bool;
+      default = defaults.agent.adopt;
+      description = ''
+        Supervise a service that is declared elsewhere, instead of declaring one. Its restart
+        settings are replaced by {option}`restart`.
+      '';
+    };
+    command = mkOption {
+      type = types.nullOr (types.either (types.nonEmptyListOf types.str) types.nonEmptyStr);
+      default = defaults.agent.command;
+      example = lib.literalExpression ''[ (lib.getExe pkgs.hello) "--greeting" "hi" ]'';
+      description = ''
+        What the agent runs: a list of the program and its arguments, taken literally, or a string
+        in the syntax of `ExecStart=` in {manpage}`systemd.service(5)`.
+      '';
+    };
+    description = mkOption {
+      type = types.nullOr types.singleLineStr;
+      default = defaults.agent.description;
+      description = "Description of the unit.";
+    };
+    environment = mkOption {
+      type = types.attrsOf types.str;
+      default = defaults.agent.environment;
+      example = {
+        MODEL = "small";
+      };
+      description = "Environment of the agent. Readable by everybody: no secrets.";
+    };
+    user = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.agent.user;
+      example = "worker";
+      description = ''
+        User that the agent runs as. `null` gives it a user of its own for as long as it runs
+        (`DynamicUser=` in {manpage}`systemd.exec(5)`), which also makes the file system read-only
+        to it outside of {option}`stateDirectory` and the like. Write `"root"` if it must be root.
+      '';
+    };
+    group = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.agent.group;
+      description = "Group that the agent runs as, if it is not its user's own.";
+    };
+    workingDirectory = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.agent.workingDirectory;
+      example = "/var/lib/worker";
+      description = "Directory that the agent starts in.";
+    };
+    stateDirectory = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.agent.stateDirectory;
+      example = "worker";
+      description = ''
+        Name of a directory below {file}`/var/lib` that is made for the agent and kept between
+        runs; the agent finds it in `$STATE_DIRECTORY`.
+      '';
+    };
+    restart = mkOption {
+      type = types.submodule restart;
+      default = defaults.agent.restart;
+      description = "Restart policy.";
+    };
+    crashLoop = mkOption {
+      type = types.submodule crashLoop;
+      default = defaults.agent.crashLoop;
+      description = "How many crashes are a crash loop.";
+    };
+    stableSec = mkOption {
+      type = positiveSeconds;
+      default = defaults.agent.stableSec;
+      description = "Seconds that the agent must stay up after a crash to have recovered from it.";
+    };
+    health = mkOption {
+      type = types.listOf (types.submodule health);
+      default = defaults.agent.health;
+      example = [
+        {
+          name = "web";
+          type = "http";
+          url = "http://127.0.0.1:8080/health";
+        }
+      ];
+      description = "Checks that the agent still does its work.";
+    };
+    journalLines = mkOption {
+      type = types.ints.between 0 1000;
+      default = defaults.agent.journalLines;
+      description = "Number of last journal lines that the record of a crash keeps.";
+    };
+    serviceConfig = mkOption {
+      type = types.attrsOf types.anything;
+      default = defaults.agent.serviceConfig;
+      example = {
+        MemoryMax = "512M";
+      };
+      description = "More settings of the unit's `[Service]` section.";
+    };
+  };
+}

@@ -1,0 +1,200 @@
+# What types cannot say, refused at build time: each message names the option, the offending value
+# and the mend. healer/config/rules.py refuses the same in a config file that came another way.
+{
+  lib,
+  # The value of services.healer.
+  cfg,
+  # Names of the declared users.
+  users,
+}:
+let
+  defaults = import ./defaults.nix;
+  show = lib.generators.toPretty { multiline = false; };
+  # To be read as: "it must not be that …".
+  refuse = wrong: option: message: {
+    assertion = !wrong;
+    message = "${option} ${message}";
+  };
+
+  unitOf = name: agent: if agent.unit == null then "${name}.service" else agent.unit;
+  unitPattern = "[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\\.service";
+
+  # Settings of the unit that options decide.
+  reserved = {
+    ExecStart = "command";
+    Restart = "restart.policy";
+    RestartForceExitStatus = "restart.rules";
+    RestartMaxDelaySec = "restart.maxDelaySec";
+    RestartMode = "restart.policy";
+    RestartPreventExitStatus = "restart.rules";
+    RestartSec = "restart.delaySec";
+    RestartSteps = "restart.steps";
+    User = "user";
+    Group = "group";
+  };
+
+  # Options that say what a unit of healer's own is like.
+  ownOnly = [
+    "command"
+    "description"
+    "user"
+    "group"
+    "workingDirectory"
+    "stateDirectory"
+  ];
+
+  agentAssertions =
+    name: agent:
+    let
+      option = "services.healer.agents.${name}";
+      unit = unitOf name agent;
+      taken = builtins.filter (other: other != name && unitOf other cfg.agents.${other} == unit) (
+        builtins.attrNames cfg.agents
+      );
+      settings = builtins.attrNames (builtins.intersectAttrs reserved agent.serviceConfig);
+      ignored = builtins.filter (key: agent.${key} != null) ownOnly;
+      checks = map (check: check.name) agent.health;
+    in
+    [
+      (refuse (builtins.match "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}" name == null) option
+        "is no name for an agent: use up to 64 letters, digits, `_', `.' and `-', and begin with a letter or digit."
+      )
+      (refuse (agent.adopt && agent.command != null) "${option}.command"
+        "is ${show agent.command}, but adopt is true: remove the command to supervise the existing ${unit}, or set adopt = false to declare it here."
+      )
+      (refuse (
+        !agent.adopt && agent.command == null
+      ) "${option}.command" "is missing: set it, or set adopt = true to supervise an existing ${unit}.")
+      (refuse (agent.adopt && lib.remove "command" ignored != [ ]) option
+        "has adopt = true and also sets ${toString (lib.remove "command" ignored)}: set this where ${unit} is declared."
+      )
+      (refuse (builtins.match unitPattern unit == null || builtins.stringLength unit > 255)
+        "${option}.unit"
+        "is ${show unit}: write the name of a service that ends in .service (an instance, not a template), escaped as by systemd-escape(1)."
+      )
+      (refuse (
+        unit == "healer.service" || lib.hasPrefix "healer-helper@" unit
+      ) "${option}.unit" "is ${show unit}, healer's own: systemd looks after it; remove the agent.")
+      (refuse (taken != [ ]) "${option}.unit"
+        "is ${show unit}, which services.healer.agents.${toString taken} supervises as well: remove one of them."
+      )
+      (refuse (settings != [ ]) "${option}.serviceConfig"
+        "sets ${toString settings}: set ${
+          toString (map (setting: "${option}.${reserved.${setting}}") settings)
+        } instead."
+      )
+      (refuse (!lib.allUnique checks) "${option}.health"
+        "has two checks of one name (${toString checks}): give each check a name of its own."
+      )
+      (refuse
+        (
+          agent.user != null
+          && builtins.match "root|[0-9]+" agent.user == null
+          && !builtins.elem agent.user users
+        )
+        "${option}.user"
+        "is ${show agent.user}, but there is no users.users.${toString agent.user}: declare it, or leave user unset for a dynamic user."
+      )
+      (refuse (agent.stateDirectory != null && builtins.match "[^/].*" agent.stateDirectory == null)
+        "${option}.stateDirectory"
+        "is ${show agent.stateDirectory}: write a name below /var/lib, not an absolute path."
+      )
+    ]
+    ++ restartAssertions "${option}.restart" agent
+    ++ lib.imap0 (index: checkAssertion "${option}.health.[${toString index}]") agent.health;
+
+  restartAssertions =
+    option: agent:
+    let
+      inherit (agent) restart;
+      delaySec =
+        if restart.delaySec == null then defaults.restartDelaySec.${restart.policy} else restart.delaySec;
+      statuses =
+        action:
+        lib.concatMap (rule: rule.exitCodes ++ rule.signals) (
+          builtins.filter (rule: rule.action == action) restart.rules
+        );
+      both = lib.unique (lib.intersectLists (statuses "restart") (statuses "stop"));
+    in
+    [
+      (refuse (restart.policy == "immediate" && delaySec != 0) "${option}.delaySec"
+        "is ${show delaySec}, but the policy is immediate: remove it, or choose the policy exponential or conditional."
+      )
+      (refuse (restart.policy == "exponential" && delaySec < 0.001) "${option}.delaySec"
+        "is ${show delaySec}, and a delay that starts at 0 cannot grow: write at least 0.001, or choose the policy immediate."
+      )
+      (refuse (restart.policy == "exponential" && delaySec > restart.maxDelaySec) "${option}.delaySec"
+        "is ${show delaySec}, more than maxDelaySec (${show restart.maxDelaySec}): lower delaySec or raise maxDelaySec."
+      )
+      (refuse (restart.policy == "conditional" && restart.rules == [ ]) "${option}.rules"
+        "is empty, but the policy is conditional: add a rule, or choose the policy immediate or never."
+      )
+      (refuse (restart.policy != "conditional" && restart.rules != [ ]) "${option}.rules"
+        "has rules, but the policy is ${restart.policy}: choose the policy conditional, or remove the rules."
+      )
+      (refuse (builtins.any (rule: rule.exitCodes == [ ] && rule.signals == [ ]) restart.rules)
+        "${option}.rules"
+        "has a rule with neither exitCodes nor signals: add one of them, or remove the rule."
+      )
+      (refuse (
+        both != [ ]
+      ) "${option}.rules" "has both a restart and a stop rule for ${toString both}: keep one of the two.")
+      (refuse (
+        agent.serviceConfig.Type or null == "oneshot" && restart.on == "always" && restart.policy != "never"
+      ) "${option}.on" "is always, which systemd refuses for Type=oneshot: write failure.")
+    ];
+
+  checkAssertion =
+    option: check:
+    let
+      needed = {
+        http = "url";
+        tcp = "port";
+        command = "command";
+      };
+      allowed = {
+        http = [
+          "url"
+          "expectStatus"
+        ];
+        tcp = [
+          "host"
+          "port"
+        ];
+        command = [ "command" ];
+      };
+      missing = check.${needed.${check.type}} == null;
+      foreign = builtins.filter (key: check.${key} != null) (
+        lib.subtractLists allowed.${check.type} (lib.concatLists (builtins.attrValues allowed))
+      );
+    in
+    refuse (missing || foreign != [ ]) "${option} (${check.name})" (
+      if missing then
+        "has the type ${check.type} and no ${needed.${check.type}}: set ${needed.${check.type}}."
+      else
+        "has the type ${check.type} and also sets ${toString foreign}: remove it, or change the type."
+    );
+
+  ignoreAssertion =
+    index: entry:
+    refuse (lib.trim entry.reason == "") "services.healer.drift.ignore.[${toString index}].reason"
+      "is empty: say why ${entry.path} may differ from the declaration.";
+in
+lib.concatLists (lib.mapAttrsToList agentAssertions cfg.agents)
+++ lib.imap0 ignoreAssertion cfg.drift.ignore
+++ [
+  (refuse (cfg.safeSwitch.enable && cfg.agents == { }) "services.healer.safeSwitch.enable"
+    "is true, but services.healer.agents declares no agent whose health could judge a deployment: declare one, or set it to false."
+  )
+  (refuse (builtins.match "[^[:space:]+]+" cfg.ledger.origin == null) "services.healer.ledger.origin"
+    "is ${show cfg.ledger.origin}: write a name without spaces and plus signs, such as example.org/host."
+  )
+  (refuse
+    (
+      cfg.ledger.keyCredential != null
+      && builtins.match "[A-Za-z0-9][A-Za-z0-9_.-]{0,254}" cfg.ledger.keyCredential == null
+    )
+    "services.healer.ledger.keyCredential"
+    "is ${show cfg.ledger.keyCredential}: write the credential's name (letters, digits, `_', `.', `-'), not a path."
+  )
+]

@@ -1,0 +1,98 @@
+# Every default of services.healer, once. options.nix declares its options with these, render.nix
+# fills them in where no module system does, and a test holds healer/config/schema.py to them.
+# Durations are seconds.
+{
+  top = {
+    enable = false;
+    package = null;
+    agents = { };
+    safeSwitch = { };
+    drift = { };
+    ledger = { };
+  };
+
+  agent = {
+    unit = null; # null: "<name>.service"
+    adopt = false;
+    command = null;
+    description = null;
+    environment = { };
+    user = null; # null: a dynamic user
+    group = null;
+    workingDirectory = null;
+    stateDirectory = null;
+    restart = { };
+    crashLoop = { };
+    stableSec = 60;
+    health = [ ];
+    journalLines = 20;
+    serviceConfig = { };
+  };
+
+  restart = {
+    policy = "immediate";
+    on = "always";
+    delaySec = null; # null: see restartDelaySec
+    maxDelaySec = 60;
+    steps = 8;
+    rules = [ ];
+    otherwise = "restart";
+  };
+
+  # What restart.delaySec = null means. systemd grows no delay that starts at 0.
+  restartDelaySec = {
+    immediate = 0;
+    exponential = 0.1;
+    conditional = 0;
+    never = 0;
+  };
+
+  rule = {
+    exitCodes = [ ];
+    signals = [ ];
+    action = "stop";
+  };
+
+  crashLoop = {
+    maxCrashes = 5;
+    windowSec = 60;
+    earlyDeathSec = 10;
+  };
+
+  health = {
+    intervalSec = 3;
+    timeoutSec = 2;
+    failureThreshold = 3;
+    startGraceSec = 10;
+    # Each belongs to one type of check and must stay null in the others.
+    url = null;
+    expectStatus = null; # null: healthExpectStatus
+    host = null; # null: healthHost
+    port = null;
+    command = null;
+  };
+  healthExpectStatus = 200;
+  healthHost = "127.0.0.1";
+
+  safeSwitch = {
+    enable = true;
+    probationSec = 300;
+    profile = "/nix/var/nix/profiles/system";
+    timeoutSec = 900;
+  };
+
+  drift = {
+    enable = true;
+    intervalSec = 30;
+    ignore = [ ];
+  };
+
+  ledger = {
+    origin = "healer/localhost";
+    keyCredential = null;
+  };
+
+  # Not options: the stamp scripts, the units and the daemon all have to agree on them.
+  stateDir = "/var/lib/healer";
+  runtimeDir = "/run/healer";
+}

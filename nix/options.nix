@@ -1,0 +1,131 @@
+# What a person may declare. Defaults come from ./defaults.nix; what types cannot say is in
+# ./assertions.nix.
+{
+  config,
+  lib,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  defaults = import ./defaults.nix;
+
+  # Seconds may have a fraction.
+  positiveSeconds = types.numbers.positive;
+
+  ignore.options = {
+    path = mkOption {
+      type = types.strMatching "/.*" // {
+        description = "pattern of absolute paths";
+      };
+      example = "/etc/foo/*";
+      description = "Paths, as a pattern of {manpage}`fnmatch(3)`.";
+    };
+    reason = mkOption {
+      type = types.str;
+      example = "rewritten by its own daemon";
+      description = "Why these may differ from the declaration. Obligatory.";
+    };
+  };
+in
+{
+  options.services.healer = {
+    enable = lib.mkEnableOption "healer, which restarts agents, rolls bad deployments back, notices drift and keeps a signed ledger of it all";
+
+    package = mkOption {
+      type = types.package;
+      defaultText = lib.literalMD "the package of healer's flake";
+      description = "The healer package.";
+    };
+
+    agents = mkOption {
+      type = types.attrsOf (types.submodule (import ./agent-options.nix { inherit lib; }));
+      default = defaults.top.agents;
+      example = lib.literalExpression ''
+        {
+          worker = {
+            command = [ (lib.getExe pkgs.worker) ];
+            stateDirectory = "worker";
+            restart.policy = "exponential";
+          };
+          nginx.adopt = true;
+        }
+      '';
+      description = "The services to supervise, by name.";
+    };
+
+    safeSwitch = {
+      enable = mkOption {
+        type = types.bool;
+        default = defaults.safeSwitch.enable;
+        description = ''
+          Whether to judge every deployment by the health of the agents, and to roll back to the
+          last known-good one when they crash.
+        '';
+      };
+      probationSec = mkOption {
+        type = positiveSeconds;
+        default = defaults.safeSwitch.probationSec;
+        description = "Seconds that a deployment must stand to be known-good.";
+      };
+      profile = mkOption {
+        type = types.strMatching "/.*" // {
+          description = "absolute path";
+        };
+        default = defaults.safeSwitch.profile;
+        description = "The profile whose generations are the deployments.";
+      };
+      timeoutSec = mkOption {
+        type = positiveSeconds;
+        default = defaults.safeSwitch.timeoutSec;
+        description = "Seconds after which a rollback that is still running is ended.";
+      };
+    };
+
+    drift = {
+      enable = mkOption {
+        type = types.bool;
+        default = defaults.drift.enable;
+        description = "Whether to compare the machine with its declaration.";
+      };
+      intervalSec = mkOption {
+        type = types.addCheck positiveSeconds (value: value >= 0.1) // {
+          description = "number of at least 0.1";
+        };
+        default = defaults.drift.intervalSec;
+        description = "Seconds from one full comparison to the next. Events make it faster.";
+      };
+      ignore = mkOption {
+        type = types.listOf (types.submodule ignore);
+        default = defaults.drift.ignore;
+        description = "What may differ, and why.";
+      };
+    };
+
+    ledger = {
+      origin = mkOption {
+        type = types.str;
+        default =
+          if config.networking.hostName == "" then
+            defaults.ledger.origin
+          else
+            "healer/${config.networking.hostName}";
+        defaultText = lib.literalExpression ''"healer/''${config.networking.hostName}"'';
+        example = "example.org/hosts/alpha";
+        description = ''
+          Name of the ledger in its signatures (a key name of C2SP signed-note). Make it unique
+          among all ledgers that an auditor sees.
+        '';
+      };
+      keyCredential = mkOption {
+        type = types.nullOr types.str;
+        default = defaults.ledger.keyCredential;
+        example = "healer-ledger-key";
+        description = ''
+          Name of the system credential that holds the signing key, such as a file below
+          {file}`/etc/credstore.encrypted`; see `ImportCredential=` in {manpage}`systemd.exec(5)`.
+          `null` has healer make a key at its first start.
+        '';
+      };
+    };
+  };
+}

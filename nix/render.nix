@@ -1,0 +1,378 @@
+# From a complete services.healer value to the config file and the systemd units. Builtins only, so
+# that NixOS (through module.nix) and the local test machine run the very same units.
+#
+# Values of unitConfig, serviceConfig and socketConfig are strings, integers, booleans, or lists of
+# these, which stand for one assignment each, in order.
+{
+  # services.healer with every default filled in: by the module system, or by ./complete.nix.
+  cfg,
+  # healer's installation prefix: ${package}/bin/healer is the program.
+  package,
+  # A POSIX sh for the stamps. Small is fast: it is on the restart path of every agent.
+  shell ? "/bin/sh",
+  startStamp ? "${./stamp-start.sh}",
+  stopStamp ? "${./stamp-stop.sh}",
+}:
+let
+  inherit (builtins)
+    attrNames
+    concatMap
+    concatStringsSep
+    elem
+    filter
+    floor
+    isList
+    isString
+    listToAttrs
+    mapAttrs
+    replaceStrings
+    stringLength
+    substring
+    toJSON
+    ;
+
+  defaults = import ./defaults.nix;
+  configFile = "/etc/healer/config.yaml";
+
+  optional = condition: set: if condition then set else { };
+  toList = value: if isList value then value else [ value ];
+
+  # Seconds, as systemd.time(7) writes them without a fraction: 0, 5 -> "5s", 0.1 -> "100ms".
+  duration =
+    seconds:
+    let
+      us = floor (seconds * 1000000 + 0.5);
+      divides = unit: us - (us / unit) * unit == 0;
+    in
+    if us == 0 then
+      "0"
+    else if divides 1000000 then
+      "${toString (us / 1000000)}s"
+    else if divides 1000 then
+      "${toString (us / 1000)}ms"
+    else
+      "${toString us}us";
+
+  # One argument of systemd.service(5)'s command lines: quoted, and safe from % and $ expansion.
+  quote = argument: replaceStrings [ "%" "$" ] [ "%%" "$$" ] (toJSON (toString argument));
+  commandLine =
+    command: if isString command then command else concatStringsSep " " (map quote command);
+
+  unitOf = name: agent: if agent.unit == null then "${name}.service" else agent.unit;
+  serviceOf =
+    name: agent:
+    let
+      unit = unitOf name agent;
+    in
+    substring 0 (stringLength unit - stringLength ".service") unit;
+
+  delayOf =
+    restart:
+    if restart.delaySec == null then defaults.restartDelaySec.${restart.policy} else restart.delaySec;
+
+  statuses =
+    action: restart:
+    concatStringsSep " " (
+      concatMap (rule: map toString rule.exitCodes ++ rule.signals) (
+        filter (rule: rule.action == action) restart.rules
+      )
+    );
+
+  # The restart policy in systemd's own terms, so that it holds with healer dead.
+  restartConfig =
+    restart:
+    let
+      prevented = statuses "stop" restart;
+      forced = statuses "restart" restart;
+      onExit = if restart.on == "always" then "always" else "on-failure";
+    in
+    {
+      immediate = {
+        Restart = onExit;
+        RestartSec = 0;
+      };
+      exponential = {
+        Restart = onExit;
+        RestartSec = duration (delayOf restart);
+        RestartSteps = restart.steps;
+        RestartMaxDelaySec = duration restart.maxDelaySec;
+      };
+      conditional = {
+        Restart = if restart.otherwise == "stop" then "no" else onExit;
+        RestartSec = duration (delayOf restart);
+      }
+      // optional (prevented != "") { RestartPreventExitStatus = prevented; }
+      // optional (forced != "") { RestartForceExitStatus = forced; };
+      never = {
+        Restart = "no";
+      };
+    }
+    .${restart.policy};
+
+  # An adopted unit brings restart settings of its own: each one is set, or set back.
+  adoptedRestartConfig =
+    restart:
+    let
+      wanted = restartConfig restart;
+      # An empty assignment clears the list that the unit came with.
+      cleared = status: [ "" ] ++ (if status == null then [ ] else [ status ]);
+    in
+    {
+      RestartSec = 0;
+      RestartSteps = 0;
+      RestartMaxDelaySec = "infinity";
+      RestartMode = "normal";
+    }
+    // wanted
+    // {
+      RestartPreventExitStatus = cleared (wanted.RestartPreventExitStatus or null);
+      RestartForceExitStatus = cleared (wanted.RestartForceExitStatus or null);
+    };
+
+  stamps = extra: {
+    ExecStartPre = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPre or [ ]);
+    ExecStopPost = [ "+${shell} ${stopStamp} %n" ] ++ toList (extra.ExecStopPost or [ ]);
+  };
+
+  # Giving up is healer's explicit decision, never a rate limit's.
+  supervisedUnitConfig.StartLimitIntervalSec = 0;
+
+  ownService = name: agent: {
+    description =
+      if agent.description == null then "Agent ${name}, supervised by healer" else agent.description;
+    wantedBy = [ "multi-user.target" ];
+    after = [ "network.target" ];
+    environment = agent.environment;
+    unitConfig = supervisedUnitConfig;
+    serviceConfig =
+      # A missing command is refused by assertions.nix or complete.nix, which know its name.
+      optional (agent.command != null) { ExecStart = commandLine agent.command; }
+      // optional (agent.user == null) { DynamicUser = true; }
+      // optional (agent.user != null) { User = agent.user; }
+      // optional (agent.group != null) { Group = agent.group; }
+      // optional (agent.workingDirectory != null) { WorkingDirectory = agent.workingDirectory; }
+      // optional (agent.stateDirectory != null) { StateDirectory = agent.stateDirectory; }
+      # Any process of the agent may say what it is doing (STATUS=); Type=notify keeps its own rule.
+      //
+        optional
+          (
+            !elem (agent.serviceConfig.Type or "exec") [
+              "notify"
+              "notify-reload"
+            ]
+          )
+          {
+            NotifyAccess = "all";
+          }
+      // agent.serviceConfig
+      // stamps agent.serviceConfig
+      // restartConfig agent.restart;
+    adopted = false;
+  };
+
+  adoptedService = _name: agent: {
+    description = null;
+    wantedBy = [ ];
+    after = [ ];
+    environment = agent.environment;
+    unitConfig = supervisedUnitConfig;
+    serviceConfig =
+      agent.serviceConfig // stamps agent.serviceConfig // adoptedRestartConfig agent.restart;
+    adopted = true;
+  };
+
+  agentServices = listToAttrs (
+    map (
+      name:
+      let
+        agent = cfg.agents.${name};
+      in
+      {
+        name = serviceOf name agent;
+        value = (if agent.adopt then adoptedService else ownService) name agent;
+      }
+    ) (attrNames cfg.agents)
+  );
+
+  # A switch must neither stop nor restart healer: it would kill what judges the switch. The daemon
+  # sees that its package changed and exits, and Restart=always starts the new one.
+  survivesSwitch = {
+    restartIfChanged = false;
+    adopted = false;
+  };
+
+  healerService = survivesSwitch // {
+    description = "healer: watches the agents, judges deployments, keeps the ledger";
+    wantedBy = [ "multi-user.target" ];
+    after = [
+      "dbus.socket"
+      "systemd-journald.socket"
+    ];
+    environment = { };
+    unitConfig = {
+      StartLimitIntervalSec = 0;
+      X-StopOnRemoval = false;
+    };
+    serviceConfig = {
+      Type = "notify";
+      User = "healer";
+      Group = "healer";
+      SupplementaryGroups = "systemd-journal";
+      ExecStart = "${package}/bin/healer daemon --config ${configFile}";
+      # PID 1 sends the signal; there is no kill(1) to find on the way.
+      ExecReload = "${shell} -c 'kill -HUP $MAINPID'";
+      WatchdogSec = "10s";
+      Restart = "always";
+      RestartSec = "100ms";
+      StateDirectory = "healer";
+      StateDirectoryMode = "0750";
+      OOMScoreAdjust = -900;
+      # It must still see other processes, the cgroups, the journal, the bus and inet sockets.
+      CapabilityBoundingSet = "";
+      LockPersonality = true;
+      NoNewPrivileges = true;
+      PrivateDevices = true;
+      PrivateTmp = true;
+      ProtectClock = true;
+      ProtectControlGroups = true;
+      ProtectHome = true;
+      ProtectHostname = true;
+      ProtectKernelLogs = true;
+      ProtectKernelModules = true;
+      ProtectKernelTunables = true;
+      ProtectSystem = "strict";
+      ReadWritePaths = defaults.runtimeDir;
+      RestrictAddressFamilies = "AF_UNIX AF_INET AF_INET6 AF_NETLINK";
+      RestrictNamespaces = true;
+      RestrictRealtime = true;
+      RestrictSUIDSGID = true;
+      SystemCallArchitectures = "native";
+    }
+    // optional (cfg.ledger.keyCredential != null) { ImportCredential = cfg.ledger.keyCredential; };
+  };
+
+  # Root's side: one request on standard input, a fixed set of verbs, gone afterwards.
+  helperService = survivesSwitch // {
+    description = "healer: one privileged request";
+    wantedBy = [ ];
+    after = [ ];
+    environment = { };
+    unitConfig = {
+      CollectMode = "inactive-or-failed";
+      X-StopOnRemoval = false;
+    };
+    serviceConfig = {
+      ExecStart = "${package}/bin/healer helper --config ${configFile}";
+      StandardInput = "socket";
+      StandardOutput = "socket";
+      StandardError = "journal";
+      LockPersonality = true;
+      NoNewPrivileges = true;
+      RestrictAddressFamilies = "AF_UNIX";
+      RestrictRealtime = true;
+      SystemCallArchitectures = "native";
+    };
+  };
+
+  checkConfig =
+    check:
+    let
+      common = {
+        inherit (check)
+          name
+          type
+          intervalSec
+          timeoutSec
+          failureThreshold
+          startGraceSec
+          ;
+      };
+    in
+    common
+    // {
+      http = {
+        inherit (check) url;
+        expectStatus =
+          if check.expectStatus == null then defaults.healthExpectStatus else check.expectStatus;
+      };
+      tcp = {
+        host = if check.host == null then defaults.healthHost else check.host;
+        inherit (check) port;
+      };
+      command = {
+        inherit (check) command;
+      };
+    }
+    .${check.type};
+
+  agentConfig = name: agent: {
+    unit = unitOf name agent;
+    adopted = agent.adopt;
+    restart = {
+      inherit (agent.restart)
+        policy
+        on
+        maxDelaySec
+        steps
+        otherwise
+        ;
+      delaySec = delayOf agent.restart;
+      rules = map (rule: { inherit (rule) exitCodes signals action; }) agent.restart.rules;
+    };
+    crashLoop = {
+      inherit (agent.crashLoop) maxCrashes windowSec earlyDeathSec;
+    };
+    inherit (agent) stableSec journalLines;
+    health = map checkConfig agent.health;
+  };
+
+  config = {
+    version = 1;
+    package = "${package}";
+    inherit (defaults) stateDir runtimeDir;
+    agents = mapAttrs agentConfig cfg.agents;
+    safeSwitch = {
+      inherit (cfg.safeSwitch)
+        enable
+        probationSec
+        profile
+        timeoutSec
+        ;
+    };
+    drift = {
+      inherit (cfg.drift) enable intervalSec;
+      ignore = map (entry: { inherit (entry) path reason; }) cfg.drift.ignore;
+    };
+    ledger = {
+      inherit (cfg.ledger) origin keyCredential;
+    };
+  };
+in
+{
+  inherit config;
+  # JSON is YAML, and quotes every key.
+  configText = toJSON config;
+
+  services = agentServices // {
+    healer = healerService;
+    "healer-helper@" = helperService;
+  };
+
+  sockets.healer-helper = {
+    description = "healer: privileged requests";
+    wantedBy = [ "sockets.target" ];
+    socketConfig = {
+      ListenStream = "${defaults.runtimeDir}/helper.sock";
+      Accept = true;
+      SocketUser = "healer";
+      SocketMode = "0600";
+    };
+  };
+
+  # Root writes and removes the stamps: the healer user must not be able to put a link in their
+  # place. The outer directory is sticky, so that the healer user replaces its own files there only.
+  tmpfiles = [
+    "d ${defaults.runtimeDir} 1775 root healer -"
+    "d ${defaults.runtimeDir}/stamps 0755 root root -"
+  ];
+}

@@ -1,0 +1,289 @@
+"""nix/render.nix: from declarations to units and the config file, with builtins alone."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from healer.config import Agent, Config, HttpCheck, TcpCheck, load
+from healer.config.schema import CrashLoop, Drift, LedgerConfig, Restart, Rule, SafeSwitch
+from tests.nix.evaluation import CHECKOUT, EvaluationError, evaluate, needs_nix, render
+
+pytestmark = needs_nix
+
+EVERYTHING = """{
+  agents.now = { command = [ "/bin/now" ]; };
+  agents.later = {
+    command = "/bin/later --flag";
+    restart = {
+      policy = "exponential"; on = "failure"; delaySec = 0.25; maxDelaySec = 30; steps = 5;
+    };
+    user = "root"; workingDirectory = "/srv"; stateDirectory = "later";
+    environment.A = "b";
+    health = [
+      { name = "web"; type = "http"; url = "http://127.0.0.1:8080/"; }
+      { name = "port"; type = "tcp"; port = 8080; intervalSec = 0.5; }
+      { name = "self"; type = "command"; command = [ "/bin/true" ]; }
+    ];
+  };
+  agents.choosy = {
+    command = [ "/bin/choosy" ];
+    restart = {
+      policy = "conditional"; delaySec = 2;
+      rules = [
+        { exitCodes = [ 3 4 ]; signals = [ "SIGABRT" ]; action = "stop"; }
+        { exitCodes = [ 0 ]; action = "restart"; }
+      ];
+    };
+  };
+  agents.strict = {
+    command = [ "/bin/strict" ];
+    restart = {
+      policy = "conditional"; otherwise = "stop";
+      rules = [ { exitCodes = [ 75 ]; action = "restart"; } ];
+    };
+  };
+  agents.once = { command = [ "/bin/once" ]; restart.policy = "never"; };
+  agents.nginx = { adopt = true; };
+  agents.odd = { adopt = true; unit = "foo\\\\x2dbar@1.service"; };
+  drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
+}"""
+
+
+@pytest.fixture(scope="module")
+def everything() -> Any:
+    return render(EVERYTHING)
+
+
+def restart_settings(service: Any) -> dict[str, Any]:
+    return {
+        key: value for key, value in service["serviceConfig"].items() if key.startswith("Restart")
+    }
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings"),
+    [
+        ("now", {"Restart": "always", "RestartSec": 0}),
+        (
+            "later",
+            {
+                "Restart": "on-failure",
+                "RestartSec": "250ms",
+                "RestartSteps": 5,
+                "RestartMaxDelaySec": "30s",
+            },
+        ),
+        (
+            "choosy",
+            {
+                "Restart": "always",
+                "RestartSec": "2s",
+                "RestartPreventExitStatus": "3 4 SIGABRT",
+                "RestartForceExitStatus": "0",
+            },
+        ),
+        ("strict", {"Restart": "no", "RestartSec": "0", "RestartForceExitStatus": "75"}),
+        ("once", {"Restart": "no"}),
+    ],
+)
+def test_policies_are_systemds_own_settings(
+    everything: Any, agent: str, settings: dict[str, Any]
+) -> None:
+    service = everything["services"][agent]
+    assert restart_settings(service) == settings
+    assert service["unitConfig"]["StartLimitIntervalSec"] == 0
+
+
+def test_an_adopted_unit_loses_its_own_restart_settings(everything: Any) -> None:
+    service = everything["services"]["nginx"]
+    assert service["adopted"] is True
+    assert restart_settings(service) == {
+        "Restart": "always",
+        "RestartSec": 0,
+        "RestartSteps": 0,
+        "RestartMaxDelaySec": "infinity",
+        "RestartMode": "normal",
+        "RestartPreventExitStatus": [""],
+        "RestartForceExitStatus": [""],
+    }
+    assert "ExecStart" not in service["serviceConfig"]
+    assert "NotifyAccess" not in service["serviceConfig"]
+
+
+def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
+    for name, service in everything["services"].items():
+        if name in ("healer", "healer-helper@"):
+            continue
+        (start,) = service["serviceConfig"]["ExecStartPre"]
+        (stop,) = service["serviceConfig"]["ExecStopPost"]
+        assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
+        assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n", stop)
+
+
+def test_stamps_come_before_the_agents_own_commands() -> None:
+    rendered = render(
+        """{ agents.a = {
+          command = [ "/bin/a" ];
+          serviceConfig = { ExecStartPre = "/bin/own"; ExecStopPost = [ "/bin/x" "/bin/y" ]; };
+        }; }""",
+        'shell = "/dash"; startStamp = "/start"; stopStamp = "/stop";',
+    )
+    config = rendered["services"]["a"]["serviceConfig"]
+    assert config["ExecStartPre"] == ["+/dash /start %n", "/bin/own"]
+    assert config["ExecStopPost"] == ["+/dash /stop %n", "/bin/x", "/bin/y"]
+
+
+def test_an_agent_without_a_user_gets_one_of_its_own(everything: Any) -> None:
+    services = everything["services"]
+    assert services["now"]["serviceConfig"]["DynamicUser"] is True
+    assert "DynamicUser" not in services["later"]["serviceConfig"]
+    assert services["later"]["serviceConfig"]["User"] == "root"
+
+
+@pytest.mark.parametrize(
+    ("service_config", "access"),
+    [("{ }", "all"), ('{ Type = "notify"; }', None), ('{ NotifyAccess = "exec"; }', "exec")],
+)
+def test_status_messages_are_let_through(service_config: str, access: str | None) -> None:
+    rendered = render(f'{{ agents.a = {{ command = "/a"; serviceConfig = {service_config}; }}; }}')
+    assert rendered["services"]["a"]["serviceConfig"].get("NotifyAccess") == access
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rendered"),
+    [
+        ("0", "0"),
+        ("5", "5s"),
+        ("0.1", "100ms"),
+        ("1.5", "1500ms"),
+        ("0.0001", "100us"),
+        ("90", "90s"),
+    ],
+)
+def test_durations(seconds: str, rendered: str) -> None:
+    settings = render(
+        f"""{{ agents.a = {{ command = "/a"; restart = {{
+          policy = "conditional"; delaySec = {seconds}; rules = [ {{ exitCodes = [ 1 ]; }} ];
+        }}; }}; }}"""
+    )["services"]["a"]["serviceConfig"]
+    assert settings["RestartSec"] == rendered
+
+
+def test_arguments_are_taken_literally() -> None:
+    rendered = render(
+        r"""{ agents.a.command = [ "/bin/sh" "-c" "echo $HOME 50% \"q\" 'r' \\n" "" "a\nb" ]; }"""
+    )
+    assert rendered["services"]["a"]["serviceConfig"]["ExecStart"] == (
+        r'''"/bin/sh" "-c" "echo $$HOME 50%% \"q\" 'r' \\n" "" "a\nb"'''
+    )
+
+
+def test_healer_survives_a_switch(everything: Any) -> None:
+    for name in ("healer", "healer-helper@"):
+        service = everything["services"][name]
+        assert service["restartIfChanged"] is False
+        assert service["unitConfig"]["X-StopOnRemoval"] is False
+
+
+def test_healer_cannot_replace_the_directory_that_root_writes_to(everything: Any) -> None:
+    owners = {line.split()[1]: line.split()[2:5] for line in everything["tmpfiles"]}
+    mode, owner, group = owners["/run/healer"]
+    assert (mode, owner, group) == ("1775", "root", "healer")
+    assert owners["/run/healer/stamps"][1] == "root"
+
+
+def test_the_key_credential_is_imported() -> None:
+    rendered = render('{ ledger.keyCredential = "key"; }')
+    assert rendered["services"]["healer"]["serviceConfig"]["ImportCredential"] == "key"
+
+
+def test_the_config_file_is_valid_and_says_what_was_declared(
+    everything: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(everything["configText"])
+    config = load(path).config
+    assert msgspec.to_builtins(config) == msgspec.to_builtins(
+        msgspec.convert(everything["config"], Config)
+    )
+    assert set(config.agents) == {"now", "later", "choosy", "strict", "once", "nginx", "odd"}
+    assert config.agents["odd"].unit == r"foo\x2dbar@1.service"
+    assert config.agents["later"].restart == Restart(
+        policy="exponential", on="failure", delay_sec=0.25, max_delay_sec=30, steps=5
+    )
+    assert config.agents["choosy"].restart.rules == (
+        Rule(exit_codes=(3, 4), signals=("SIGABRT",), action="stop"),
+        Rule(exit_codes=(0,), action="restart"),
+    )
+    web, port, _ = config.agents["later"].health
+    assert web == HttpCheck(name="web", url="http://127.0.0.1:8080/")
+    assert port == TcpCheck(name="port", port=8080, interval_sec=0.5)
+
+
+def test_services_are_named_by_their_units(everything: Any) -> None:
+    assert set(everything["services"]) == {
+        "now", "later", "choosy", "strict", "once", "nginx", r"foo\x2dbar@1",
+        "healer", "healer-helper@",
+    }  # fmt: skip
+
+
+def test_exponential_begins_with_a_delay_that_can_grow() -> None:
+    rendered = render('{ agents.a = { command = "/a"; restart.policy = "exponential"; }; }')
+    assert rendered["services"]["a"]["serviceConfig"]["RestartSec"] == "100ms"
+    assert rendered["config"]["agents"]["a"]["restart"]["delaySec"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("declaration", "path"),
+    [
+        ("{ agnets = { }; }", "services.healer: there is no option `agnets'"),
+        ("{ agents.a.comand = 1; }", "services.healer.agents.a: there is no option `comand'"),
+        (
+            "{ agents.a = { adopt = true; restart.x = 1; }; }",
+            "services.healer.agents.a.restart: there",
+        ),
+        ("{ agents.a = { }; }", "services.healer.agents.a.command is missing"),
+        ("{ drift.interval = 1; }", "services.healer.drift: there is no option `interval'"),
+    ],
+)
+def test_a_declaration_that_cannot_be_completed_is_refused(declaration: str, path: str) -> None:
+    with pytest.raises(EvaluationError, match=re.escape(path)):
+        render(declaration)
+
+
+def test_python_and_nix_have_the_same_defaults() -> None:
+    nix = evaluate("import @/nix/defaults.nix")
+
+    def camel(struct: msgspec.Struct) -> Any:
+        return json.loads(msgspec.json.encode(struct))
+
+    restart = camel(Restart())
+    assert restart.pop("delaySec") == nix["restartDelaySec"][nix["restart"].pop("policy")]
+    assert restart.pop("policy") == "immediate"
+    del nix["restart"]["delaySec"]
+    assert restart == nix["restart"]
+    assert camel(Rule()) == nix["rule"]
+    assert camel(CrashLoop()) == nix["crashLoop"]
+    assert camel(SafeSwitch()) == nix["safeSwitch"]
+    assert camel(Drift()) == nix["drift"]
+    assert camel(LedgerConfig()) == nix["ledger"]
+    agent = camel(Agent(unit="a.service"))
+    assert agent["stableSec"] == nix["agent"]["stableSec"]
+    assert agent["journalLines"] == nix["agent"]["journalLines"]
+    http, tcp = camel(HttpCheck(name="a", url="b")), camel(TcpCheck(name="a", port=1))
+    for key in ("intervalSec", "timeoutSec", "failureThreshold", "startGraceSec"):
+        assert http[key] == nix["health"][key]
+    assert http["expectStatus"] == nix["healthExpectStatus"]
+    assert tcp["host"] == nix["healthHost"]
+    config = Config(version=1)
+    assert (config.state_dir, config.runtime_dir) == (nix["stateDir"], nix["runtimeDir"])
+
+
+def test_the_stamps_and_the_tmpfiles_mean_the_same_directory(everything: Any) -> None:
+    directory = everything["tmpfiles"][1].split()[1]
+    for script in ("stamp-start.sh", "stamp-stop.sh"):
+        assert f"{directory}/$unit.$INVOCATION_ID" in (CHECKOUT / "nix" / script).read_text()

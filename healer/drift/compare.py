@@ -110,12 +110,13 @@ class UnitFile:
 class Snapshot:
     """One look at the machine: declared and actual nodes by path, and the unit files.
 
-    ``etc_off`` says why /etc is not compared, None when it is.
+    ``off`` says why nothing is compared, ``etc_off`` why /etc is not; None when it is.
     """
 
     declared: Mapping[str, Node] = field(default_factory=dict)
     actual: Mapping[str, Node] = field(default_factory=dict)
     unit_files: Mapping[str, UnitFile] = field(default_factory=dict)
+    off: str | None = None
     etc_off: str | None = None
 
 
@@ -187,11 +188,11 @@ def compare(snapshot: Snapshot, ignores: Iterable[Ignore] = ()) -> frozenset[Fin
 def _etc(snapshot: Snapshot, patterns: list[str]) -> Iterable[Finding]:
     wrong: set[PurePosixPath] = set()
     for subject in sorted(snapshot.declared):
-        path = PurePosixPath(subject)
-        if not wrong.isdisjoint(path.parents) or _ignored(subject, patterns):
-            continue
         declared, actual = snapshot.declared[subject], snapshot.actual.get(subject, ABSENT)
         if declared.agrees(actual):
+            continue
+        path = PurePosixPath(subject)
+        if not wrong.isdisjoint(path.parents) or _ignored(subject, patterns):
             continue
         wrong.add(path)
         yield Finding(DriftClass.ETC, subject, str(declared), str(actual))
@@ -239,9 +240,7 @@ class DriftState:
             return DriftState(self.known), (), ()
         fresh = findings - self.known
         suspected = frozenset(
-            finding
-            for finding in fresh - self.suspected
-            if finding.drift_class in OBSERVE_TWICE
+            finding for finding in fresh - self.suspected if finding.drift_class in OBSERVE_TWICE
         )
         found = fresh - suspected
         replaced = {_subject(finding) for finding in found}

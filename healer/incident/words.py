@@ -1,0 +1,233 @@
+"""Ledger data in words that a person understands.
+
+Whatever is in an entry, these functions do not fail: an entry of another version, or a field that
+is missing, is told as far as it goes. Text that agents wrote never reaches a terminal as it is.
+"""
+
+import re
+import signal
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Data = Mapping[str, Any]
+
+# sysexits.h(3head) and systemd.exec(5), "Process Exit Codes": those that say why.
+_EXIT_CODES = {
+    "64": "EX_USAGE, wrong usage",
+    "65": "EX_DATAERR, wrong input data",
+    "66": "EX_NOINPUT, cannot open its input",
+    "69": "EX_UNAVAILABLE, a service it needs is not available",
+    "70": "EX_SOFTWARE, internal error",
+    "71": "EX_OSERR, system error",
+    "73": "EX_CANTCREAT, cannot create its output",
+    "74": "EX_IOERR, input or output error",
+    "75": "EX_TEMPFAIL, temporary failure",
+    "77": "EX_NOPERM, permission denied",
+    "78": "EX_CONFIG, configuration error",
+    "126": "the shell found the command not executable",
+    "127": "the shell did not find the command",
+    "200": "systemd could not change to its working directory",
+    "203": "systemd could not execute its command",
+    "216": "systemd could not set its group",
+    "217": "systemd could not set its user",
+    "226": "systemd could not set up its namespaces",
+    "228": "systemd could not apply its system call filter",
+    "238": "systemd could not set up its state directory",
+    "243": "systemd could not set up its credentials",
+}
+
+_STORE_PATH = re.compile(r"/nix/store/(?P<hash>[0-9a-z]{32})-(?P<name>[^/]+)")
+
+
+def ending(data: Data) -> str:
+    """Say how an invocation ended: the data of an ``agent.crash``, ``.exit`` or ``.stopped``."""
+    status, how = text(data, "status"), text(data, "class") or text(data, "result")
+    code = text(data, "code")
+    raw = f"exit code {status}" if code == "exited" else f"SIG{status}" if status else "no process"
+    special = {
+        "oom": f"killed because memory ran out ({raw})",
+        "watchdog": f"ended by systemd: it missed its watchdog deadline ({raw})",
+        "timeout": f"ended by systemd: it took longer than allowed to start or stop ({raw})",
+        "start-failed": "could not be started",
+        "resources": "could not be started: systemd could not provide its resources",
+        "protocol": f"did not do what its Type= promises systemd ({raw})",
+        "health": f"killed by healer: {_health_check(data)} failed ({raw})",
+        "core-dump": f"killed by {_signal(status)}, core dumped",
+    }
+    if how in special:
+        return special[how]
+    if code == "exited":
+        meaning = _EXIT_CODES.get(status)
+        return f"exited with code {status}" + (f" ({meaning})" if meaning else "")
+    if code in {"killed", "dumped"}:
+        return f"killed by {_signal(status)}" + (", core dumped" if code == "dumped" else "")
+    return f"ended ({how})" if how else "ended, it is not known how"
+
+
+def memory(data: Data) -> str | None:
+    """Say what is known of the memory at the end of an invocation; None if nothing is."""
+    known = data.get("memory")
+    if not isinstance(known, Mapping):
+        return None
+    parts = [
+        f"{name} {size(known[name])}"
+        for name in ("peak", "current")
+        if isinstance(known.get(name), int)
+    ]
+    if isinstance(known.get("oom_kill"), int):
+        parts.append(f"{known['oom_kill']} OOM kills")
+    if known.get("pressure"):
+        parts.append(f"pressure {text(known, 'pressure')}")
+    return ", ".join(parts) or None
+
+
+def line(kind: str, data: Data) -> str:
+    """Say in one line what an entry says."""
+    teller = _LINES.get(kind)
+    return teller(data) if teller else _generic(kind, data)
+
+
+def duration(microseconds: int) -> str:
+    """Return a length of time as a person says it: 850 µs, 12 ms, 3.4 s, 5 min 3 s, 2 h 5 min."""
+    sign, value = ("-", -microseconds) if microseconds < 0 else ("", microseconds)
+    if value < 1000:
+        return f"{sign}{value} µs" if value else "0 ms"
+    if value < 1_000_000:
+        return f"{sign}{value // 1000} ms"
+    seconds = value // 1_000_000
+    if seconds < 60:
+        return f"{sign}{value // 100_000 / 10:.1f} s"
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    first = next(i for i, (length, _) in enumerate(units) if seconds >= length)
+    (big, name), (small, less) = units[first], units[first + 1]
+    rest = seconds % big // small
+    return f"{sign}{seconds // big} {name}" + (f" {rest} {less}" if rest else "")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in binary units."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def toplevel(path: object) -> str:
+    """Return a short name of a store path: its name and the first 8 letters of its hash."""
+    if not isinstance(path, str):
+        return "none"
+    match = _STORE_PATH.fullmatch(path)
+    return printable(f"{match['name']} ({match['hash'][:8]})" if match else path)
+
+
+def text(data: Data, key: str) -> str:
+    """Return a field as one line of printable text, empty where it is missing or null."""
+    value = data.get(key)
+    return "" if value is None else printable(str(value))
+
+
+def printable(value: str) -> str:
+    """Escape what would move the cursor or hide text on a terminal."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in value
+    )
+
+
+def milliseconds(data: Data, key: str) -> str:
+    """Return a field that counts milliseconds as a length of time, empty if it is not known."""
+    value = data.get(key)
+    return duration(value * 1000) if isinstance(value, int) else ""
+
+
+def _signal(status: str) -> str:
+    try:
+        described = signal.strsignal(signal.Signals[f"SIG{status}"])
+    except KeyError:
+        described = None
+    return f"SIG{status}" + (f" ({described})" if described else "")
+
+
+def _health_check(data: Data) -> str:
+    check = text(data, "health_check")
+    return f"its health check {check}" if check else "its health check"
+
+
+def _crash(data: Data) -> str:
+    runtime = milliseconds(data, "runtime_ms")
+    after = f" after {runtime}" if runtime else ""
+    restart = {
+        "will-restart": "; systemd restarts it",
+        "will-not-restart": "; its policy is not to restart it",
+    }.get(text(data, "restart"), "")
+    return f"{text(data, 'unit')} crashed: {ending(data)}{after}{restart}"
+
+
+def _restarted(data: Data) -> str:
+    delay = milliseconds(data, "delay_ms")
+    after = f", {delay} after the crash" if delay else ""
+    return f"{text(data, 'unit')} runs again as process {text(data, 'pid')}{after}"
+
+
+def _activated(data: Data) -> str:
+    generation = text(data, "generation")
+    numbered = f", generation {generation}" if generation else ""
+    return (
+        f"{toplevel(data.get('toplevel'))} became the running system "
+        f"({text(data, 'kind')}{numbered}); before it: {toplevel(data.get('previous'))}"
+    )
+
+
+def _intent(data: Data) -> str:
+    target = toplevel(data.get("target"))
+    action = {"rollback": "roll back to", "promote": "call known-good:", "kill": "kill"}.get(
+        text(data, "action"), text(data, "action")
+    )
+    return f"healer decided to {action} {target}: {text(data, 'reason')}"
+
+
+def _outcome(data: Data) -> str:
+    ok = "succeeded" if data.get("ok") is True else "FAILED"
+    detail = text(data, "detail")
+    running = f"; running now: {toplevel(data['running'])}" if data.get("running") else ""
+    return f"{text(data, 'action')} {ok}" + (f": {detail}" if detail else "") + running
+
+
+def _generic(kind: str, data: Data) -> str:
+    return " ".join([kind, *(f"{printable(key)}={text(data, key)}" for key in sorted(data))])
+
+
+_LINES: dict[str, Callable[[Data], str]] = {
+    "agent.crash": _crash,
+    "agent.restarted": _restarted,
+    "agent.recovered": lambda d: (
+        f"{text(d, 'unit')} recovered: up for {milliseconds(d, 'stable_ms')} since"
+    ),
+    "agent.not-restarted": lambda d: f"{text(d, 'unit')} stays down: {text(d, 'reason')}",
+    "agent.crash-loop": lambda d: (
+        f"{text(d, 'agent')} is in a crash loop under {toplevel(d.get('toplevel'))}: "
+        f"{text(d, 'reason')}"
+    ),
+    "agent.exit": lambda d: f"{text(d, 'unit')} finished: {ending(d)}",
+    "agent.stopped": lambda d: f"{text(d, 'unit')} was stopped on request: {ending(d)}",
+    "health.failed": lambda d: (
+        f"health check {text(d, 'check')} of {text(d, 'agent')} failed {text(d, 'failures')} times "
+        f"in a row: {text(d, 'detail')}"
+    ),
+    "deployment.activated": _activated,
+    "deployment.known-good": lambda d: f"{toplevel(d.get('toplevel'))} is known-good",
+    "deployment.condemned": lambda d: (
+        f"{toplevel(d.get('toplevel'))} is condemned: {text(d, 'reason')}"
+    ),
+    "safeswitch.verdict": lambda d: (
+        f"verdict on {toplevel(d.get('toplevel'))}: {text(d, 'verdict')}; {text(d, 'reason')}"
+    ),
+    "action.intent": _intent,
+    "action.outcome": _outcome,
+    "drift.found": lambda d: (
+        f"{text(d, 'subject')} drifted: {text(d, 'observed')}; declared: {text(d, 'expected')}"
+    ),
+    "drift.resolved": lambda d: f"{text(d, 'subject')} is as declared again",
+}

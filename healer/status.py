@@ -1,0 +1,115 @@
+"""The status file: what the daemon says of itself and its agents, and `healer status` reads.
+
+Times ending in ``_us`` are microseconds: ``updated_boottime_us`` on CLOCK_BOOTTIME, all others on
+CLOCK_REALTIME.
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from healer.errors import HealerError
+
+NAME = "status.json"
+
+
+class LastCrash(msgspec.Struct, frozen=True, kw_only=True, rename={"crash_class": "class"}):
+    """An agent's last crash: its class, its ``EXIT_STATUS``, and the same in words."""
+
+    time_us: int
+    crash_class: str
+    words: str
+    status: str
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent; ``held`` says why healer holds it back, ``since_us`` since when it is so."""
+
+    unit: str
+    active_state: str
+    sub_state: str
+    pid: int | None
+    invocation: str | None
+    since_us: int | None
+    n_restarts: int
+    crashes: int
+    last_crash: LastCrash | None
+    health: dict[str, Literal["ok", "failing", "unknown"]]
+    incident: str | None
+    held: str | None
+
+
+class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The running system; ``safe_switch`` is ``on`` or ``off: reason``."""
+
+    toplevel: str | None
+    generation: int | None
+    state: Literal["known-good", "provisional", "unknown"]
+    known_good: str | None
+    probation_left_s: int | None
+    switching: bool
+    safe_switch: str
+
+
+class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The ledger: how many entries, the last one's hash, and whether it can be written."""
+
+    size: int
+    head: str | None
+    ok: bool
+    reason: str | None
+    spooled: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file; ``drift_off`` says what is not compared and why."""
+
+    updated_us: int
+    updated_boottime_us: int
+    pid: int
+    version: str
+    config_sha256: str
+    agents: dict[str, AgentStatus]
+    deployment: DeploymentStatus
+    drift: tuple[dict[str, str], ...]
+    drift_off: str | None
+    ledger: LedgerStatus
+
+
+def write(path: Path, status: Status) -> None:
+    """Replace the file atomically, readable by everybody; OSError if that fails.
+
+    It is not synchronised to disk: it lies in /run, and means nothing after a reboot.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(status))
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except OSError:
+        with suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def read(path: Path) -> Status | None:
+    """Return what the file says, or None where there is none.
+
+    HealerError when it cannot be read, or is not what this healer writes.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HealerError(f"cannot read {path}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise HealerError(
+            f"{path} is not a status that this healer understands ({error}); the daemon may be of "
+            "another version: restart healer.service"
+        ) from error

@@ -20,10 +20,15 @@ class Decisions:
     """The state of one host, and what follows from each new fact."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.configure(config)
         self.agents: dict[str, AgentState] = {}
         self.deployment = DeploymentState()
         self.streaks: dict[tuple[str, str], Streak] = {}
+
+    def configure(self, config: Config) -> None:
+        """Decide by this configuration from now on."""
+        self.config = config
+        self._names = {agent.unit: name for name, agent in config.agents.items()}
 
     def replay(self, record: Record) -> None:
         """Fold one record into the state, new or read back."""
@@ -38,7 +43,7 @@ class Decisions:
 
     def agent_of(self, unit: str) -> str | None:
         """Return the name of the agent that a unit is, or None."""
-        return next((n for n, a in self.config.agents.items() if a.unit == unit), None)
+        return self._names.get(unit)
 
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
         """Answer the end of an agent's invocation."""
@@ -48,10 +53,15 @@ class Decisions:
         declared = self.config.agents[name]
         return self._apply(agent.on_ended(name, declared, self.agent(name), ended, context, now))
 
-    def on_unit(self, unit: str, state: UnitState, now: Instant) -> list[Record]:
-        """Answer what systemd says of an agent's unit now."""
+    def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
+        """Answer what systemd says of an agent's unit now.
+
+        A unit that is down during a switch or a rollback is on its way; that ends no incident.
+        """
         name = self.agent_of(unit)
-        if name is None:
+        if name is None or self.agent(name).incident is None:
+            return []
+        if state.gave_up and (systems.switching or self.deployment.pending == "rollback"):
             return []
         declared = self.config.agents[name]
         return self._apply(agent.on_state(name, declared, self.agent(name), state, now))
@@ -82,7 +92,7 @@ class Decisions:
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant
     ) -> list[Record]:
         """Answer the passing of time."""
-        unready = dict(self._unready(units))
+        unready = dict(self._unready(units, now))
         return self._apply(
             deployment.decide(self.deployment, self.config.safe_switch, unready, systems, now)
         )
@@ -97,7 +107,7 @@ class Decisions:
             self.replay(record)
         return made
 
-    def _unready(self, units: Mapping[str, UnitState]) -> Iterator[tuple[str, str]]:
+    def _unready(self, units: Mapping[str, UnitState], now: Instant) -> Iterator[tuple[str, str]]:
         """Name each agent that keeps the running deployment from being known-good.
 
         An agent that ended for good under an earlier deployment is none of this one's doing.
@@ -112,6 +122,8 @@ class Decisions:
                 yield name, f"is not running ({unit.active_state})"
             elif unit.active_state == "activating":
                 yield name, "is still starting"
+            elif unit.running and now.uptime_ms - unit.active_enter_ms < declared.stable_sec * 1000:
+                yield name, f"is not up for {declared.stable_sec:g} s yet"
 
     def _ended_under_current(self, state: AgentState) -> bool:
         crash = state.last_crash

@@ -5,7 +5,7 @@ machine is suspended. A fact of an earlier boot carries that boot's id, and its 
 boot.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Ended:
         return (self.boot, self.unit, self.invocation)
 
     @property
+    def stamp(self) -> str:
+        """The file name of this end's stop stamp, whether there is one or not."""
+        return f"{self.unit}.{self.invocation}.stop"
+
+    @property
     def runtime_ms(self) -> int | None:
         """How long the invocation ran, or None where its start is not known."""
         if self.start_uptime_ms is None or self.stop_uptime_ms is None:
@@ -65,7 +70,11 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """A unit as systemd sees it now (org.freedesktop.systemd1.Unit and .Service)."""
+    """A unit as systemd sees it now (org.freedesktop.systemd1.Unit and .Service).
+
+    ``since_us`` is CLOCK_REALTIME, for people; ``since_ms`` and ``active_enter_ms`` count from
+    the boot.
+    """
 
     active_state: str
     sub_state: str
@@ -74,6 +83,7 @@ class UnitState:
     n_restarts: int
     status_text: str
     since_us: int
+    since_ms: int
     active_enter_ms: int
 
     @property
@@ -89,10 +99,14 @@ class UnitState:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A moment: the boot it is in and the milliseconds since that boot."""
+    """A moment: the boot it is in and the milliseconds since that boot.
+
+    ``time_us`` is CLOCK_REALTIME in microseconds, for people only: it may step.
+    """
 
     boot: str
     uptime_ms: int
+    time_us: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

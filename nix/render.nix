@@ -130,7 +130,7 @@ let
     };
 
   stamps = extra: {
-    ExecStartPre = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPre or [ ]);
+    ExecStartPost = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
     ExecStopPost = [ "+${shell} ${stopStamp} %n" ] ++ toList (extra.ExecStopPost or [ ]);
   };
 
@@ -223,7 +223,10 @@ let
       ExecReload = "${shell} -c 'kill -HUP $MAINPID'";
       WatchdogSec = "10s";
       Restart = "always";
+      # What only a person can mend (a corrupt ledger, say) is tried again, but not in a frenzy.
       RestartSec = "100ms";
+      RestartSteps = 8;
+      RestartMaxDelaySec = "30s";
       StateDirectory = "healer";
       StateDirectoryMode = "0750";
       OOMScoreAdjust = -900;

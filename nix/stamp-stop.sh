@@ -1,10 +1,14 @@
 # ExecStopPost=+sh THIS UNIT: how this invocation ended, while its cgroup can still be read.
 # PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
 unit=$1
-stamp=/run/healer/stamps/$unit.$INVOCATION_ID
-# An invocation whose start stamp was left out (stamp-start.sh) has no stop stamp either.
-set -- "/run/healer/stamps/$unit".*.stop
-[ $# -gt 1000 ] && exit 0
+stamps=/run/healer/stamps
+stamp=$stamps/$unit.$INVOCATION_ID
+# With healer dead and an agent that dies at once, /run must not fill up: behind the first thousand
+# stamps the journal has to serve. Whoever removes stamps removes the count.
+count=0
+if [ -r "$stamps/$unit.count" ]; then read -r count <"$stamps/$unit.count"; fi
+[ "${count:-0}" -lt 1000 ] || exit 0
+echo $((${count:-0} + 1)) >"$stamps/$unit.count"
 boot= peak= current= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id

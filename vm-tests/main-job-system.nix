@@ -52,8 +52,10 @@ let
     drift.intervalSec = 1;
   };
 
+  # A slow machine must not take a new program for stable before it had the time to crash.
   deployment = changes: {
     healer = healer // {
+      safeSwitch.probationSec = if changes ? command then 300 else 5;
       agents = healer.agents // {
         counter = counter // changes;
       };

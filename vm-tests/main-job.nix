@@ -13,7 +13,10 @@ in
 
       services.healer = system.healer;
       specialisation = builtins.mapAttrs (_: deployment: {
-        configuration.services.healer.agents = lib.mkForce deployment.healer.agents;
+        configuration.services.healer = {
+          agents = lib.mkForce deployment.healer.agents;
+          safeSwitch = lib.mkForce deployment.healer.safeSwitch;
+        };
       }) system.specialisation;
 
       # A test VM has neither by default, and no system profile: the script sets that.

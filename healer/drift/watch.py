@@ -8,15 +8,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from healer.config import Config
 from healer.drift.compare import DriftState, Finding, compare
-from healer.drift.inotify import Names, Watches, names_to_watch
 from healer.drift.scan import Declaration, Roots, read_declaration, scan
 from healer.drift.units import UNIT_DIRECTORIES
+from healer.host.inotify import Names, Watches
 
 log = logging.getLogger(__name__)
 
@@ -137,3 +137,24 @@ def _directories_in(directory: Path) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
+
+
+def names_to_watch(files: Iterable[str], directories: Iterable[str]) -> dict[str, Names]:
+    """Return the directories to watch for changes of these files, and in these directories.
+
+    Every directory on the way is watched for the name that leads on: that is how one that is made
+    later, or removed and made again, is noticed. ``/`` is not watched.
+    """
+    wanted: dict[str, Names] = {}
+    for directory in directories:
+        wanted[directory] = None
+    for path in (*files, *directories):
+        step = PurePosixPath(path)
+        while len(step.parts) > 2:
+            parent = str(step.parent)
+            known = wanted.get(parent, frozenset())
+            if known is None or step.name in known:
+                break
+            wanted[parent] = known | {step.name}
+            step = step.parent
+    return wanted

@@ -21,4 +21,4 @@ def uptime_ms() -> int:
 
 def now() -> Instant:
     """Return this moment."""
-    return Instant(boot_id(), uptime_ms())
+    return Instant(boot_id(), uptime_ms(), time.time_ns() // 1000)

@@ -7,6 +7,7 @@ question opens its own, and the daemon asks them all from one thread.
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from systemd import journal
@@ -17,6 +18,7 @@ from healer.events import Ended
 # systemd's catalogue of messages (sd-messages.h).
 UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 UNIT_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
+UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
 
 
@@ -40,30 +42,44 @@ def stop_requested(unit: str, invocation: str) -> bool:
         return bool(reader.get_next())
 
 
-def ended(unit: str, invocation: str) -> Ended | None:
-    """Return how one invocation ended by systemd's own record; None where there is none."""
-    with _reader(MESSAGE_ID=UNIT_FAILED, UNIT=unit, INVOCATION_ID=invocation) as reader:
+def started_ms(unit: str, invocation: str) -> int | None:
+    """Return when systemd began to start this invocation, in milliseconds since its boot."""
+    with _reader(MESSAGE_ID=UNIT_STARTING, UNIT=unit, INVOCATION_ID=invocation) as reader:
         entry = reader.get_next()
-    return _ended(entry) if entry else None
+    return _monotonic_ms(entry) if entry else None
 
 
-def ended_since(cursor: str | None, units: frozenset[str]) -> tuple[list[Ended], str | None]:
-    """Return the failed invocations of ``units`` behind ``cursor``, and the journal's new end.
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What the journal holds behind a cursor.
 
-    Without a cursor, or with one that was vacuumed away, nothing is replayed from before.
+    ``cursor`` is the journal's end now; ``gap`` says that the entry at the old cursor was rotated
+    away, and that others may have gone with it.
     """
+
+    ended: list[Ended]
+    cursor: str | None
+    gap: bool
+
+
+def ended_since(cursor: str | None, units: frozenset[str]) -> Replay:
+    """Return the failed invocations of ``units`` behind ``cursor``; none where that is None."""
     found: list[Ended] = []
+    gap = False
     with _reader() as reader:
         reader.seek_tail()
         newest = reader.get_previous()
         end = str(newest["__CURSOR"]) if newest else None
     if cursor is not None:
+        with _reader() as reader:
+            reader.seek_cursor(cursor)
+            gap = not (reader.get_next() and reader.test_cursor(cursor))
         with _reader(MESSAGE_ID=UNIT_FAILED) as reader:
             reader.seek_cursor(cursor)
             while entry := reader.get_next():
                 if _text(entry, "UNIT") in units and entry["__CURSOR"] != cursor:
                     found.append(_ended(entry))
-    return found, end
+    return Replay(found, end, gap)
 
 
 def _ended(failed: Mapping[str, Any]) -> Ended:

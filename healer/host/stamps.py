@@ -7,7 +7,8 @@ journal has to serve.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from healer.events import Ended, Memory
@@ -15,36 +16,62 @@ from healer.events import Ended, Memory
 _NAME = re.compile(r"(?P<unit>.+)\.(?P<invocation>[0-9a-f]{32})\.stop")
 
 
-def read_stop_stamps(directory: Path, units: frozenset[str]) -> Iterator[Ended]:
-    """Yield every complete stop stamp of ``units``, oldest first.
+def stop_stamps(directory: Path) -> dict[str, tuple[str, str]]:
+    """Return the stop stamps that are there: unit and invocation by file name."""
+    names = (_NAME.fullmatch(path.name) for path in directory.glob("*.stop"))
+    return {name[0]: (name["unit"], name["invocation"]) for name in names if name}
+
+
+def read(directory: Path, names: Iterable[str]) -> list[Ended]:
+    """Return the ends that these stop stamps tell of, oldest first.
 
     A stamp that is still being written is left for the next call.
     """
-    found: list[tuple[int, Ended]] = []
-    for path in directory.glob("*.stop"):
-        name = _NAME.fullmatch(path.name)
-        if name is None or name["unit"] not in units:
-            continue
+    found = []
+    for name in names:
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = (directory / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        ended = parse(text)
-        if ended is not None:
-            found.append((ended.stop_uptime_ms or 0, ended))
-    yield from (ended for _, ended in sorted(found, key=lambda item: item[0]))
+        if (ended := parse(text)) is not None:
+            found.append(ended)
+    return sorted(found, key=lambda ended: ended.stop_uptime_ms or 0)
 
 
-def remove_stamps(directory: Path, ended: Ended) -> None:
-    """Remove an invocation's stamps, once its end is durable in the ledger."""
-    stem = f"{ended.unit}.{ended.invocation}"
-    for suffix in ("stop", "start"):
-        (directory / f"{stem}.{suffix}").unlink(missing_ok=True)
+def with_start(directory: Path, ended: Ended) -> Ended:
+    """Add to an end that left no stop stamp what its start stamp says."""
+    path = directory / f"{ended.unit}.{ended.invocation}.start"
+    try:
+        fields = _fields(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ended
+    return replace(
+        ended,
+        start_uptime_ms=_milliseconds(fields.get("uptime", "")),
+        toplevel=fields.get("toplevel") or None,
+    )
+
+
+def remove(directory: Path, names: Iterable[str]) -> int:
+    """Remove these stop stamps and their start stamps; return how many stops. Needs root.
+
+    ValueError for a name that is none of a stop stamp: nothing is removed then.
+    """
+    found = []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if "/" in name or match is None:
+            raise ValueError(f"{name!r} is not the name of a stop stamp")
+        found.append((match["unit"], match["invocation"]))
+    for unit, invocation in found:
+        for suffix in (f"{invocation}.stop", f"{invocation}.start", "count"):
+            (directory / f"{unit}.{suffix}").unlink(missing_ok=True)
+    return len(found)
 
 
 def parse(text: str) -> Ended | None:
     """Read a stop stamp's text; None while it is incomplete."""
-    fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    fields = _fields(text)
     if fields.get("end") != "1":
         return None
     return Ended(
@@ -60,6 +87,10 @@ def parse(text: str) -> Ended | None:
         memory=_memory(fields),
         source="stamp",
     )
+
+
+def _fields(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 def _memory(fields: dict[str, str]) -> Memory | None:

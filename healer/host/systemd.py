@@ -7,7 +7,7 @@ because sd-bus does not say when the bus daemon was killed.
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sdbus import SdBusBaseError, sd_bus_open_system
@@ -81,6 +81,11 @@ class SystemBus:
         """Make a round trip to systemd; raises HostUnavailableError when it is not answered."""
         await self._call("/", "org.freedesktop.DBus.Peer", "Ping")
 
+    async def sub_states(self, units: Iterable[str]) -> dict[str, str]:
+        """Return the SubState of each of these units, in one call however many they are."""
+        listed = await self._call(_MANAGER_PATH, _MANAGER, "ListUnitsByNames", "as", sorted(units))
+        return {name: sub for name, _, _, _, sub, *_ in listed}
+
     async def unit_state(self, unit: str) -> UnitState | None:
         """Return a unit's state now; None when systemd knows no such unit."""
         path = unit_path(unit)
@@ -96,6 +101,7 @@ class SystemBus:
             n_restarts=of_service["NRestarts"][1],
             status_text=of_service["StatusText"][1],
             since_us=of_unit["StateChangeTimestamp"][1],
+            since_ms=of_unit["StateChangeTimestampMonotonic"][1] // 1000,
             active_enter_ms=of_unit["ActiveEnterTimestampMonotonic"][1] // 1000,
         )
 
@@ -117,7 +123,8 @@ class SystemBus:
     def _properties_changed(self, message: SdBusMessage) -> None:
         unit = self._units.get(message.path or "")
         if unit is not None:
-            _, changed, _ = message.get_contents()
+            contents: Any = message.get_contents()
+            _, changed, _ = contents
             self._on_unit(unit, {name: value for name, (_, value) in changed.items()})
 
     def _reloading(self, message: SdBusMessage) -> None:

@@ -168,7 +168,8 @@ def _crash(data: Data) -> str:
 def _restarted(data: Data) -> str:
     delay = milliseconds(data, "delay_ms")
     after = f", {delay} after the crash" if delay else ""
-    return f"{text(data, 'unit')} runs again as process {text(data, 'pid')}{after}"
+    process = f" as process {data['pid']}" if isinstance(data.get("pid"), int) else ""
+    return f"{text(data, 'unit')} runs again{process}{after}"
 
 
 def _activated(data: Data) -> str:

@@ -12,8 +12,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from healer import files
 from healer.errors import LedgerError, LedgerIOError
-from healer.ledger import files
 
 KEY_FILE = "ledger.key"
 PUBLIC_KEY_FILE = "ledger.pub"

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from healer.ledger import files
+from healer import files
 
 
 class SegmentFile:

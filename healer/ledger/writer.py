@@ -21,9 +21,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from healer import __version__
+from healer import __version__, files
 from healer.errors import AlreadyRunningError, LedgerError, LedgerIOError
-from healer.ledger import files, keys, reader, recovery, segments
+from healer.ledger import keys, reader, recovery, segments
 from healer.ledger.canonical import NotCanonicalError
 from healer.ledger.chain import GENESIS
 from healer.ledger.entry import TYPE, Body, Entry, seal

@@ -48,13 +48,8 @@ class DeploymentState:
 
     @property
     def on_probation(self) -> bool:
-        """Whether the running deployment is neither known-good nor condemned."""
-        return self.current not in {None, self.known_good} and not self.is_condemned
-
-    @property
-    def is_condemned(self) -> bool:
-        """Whether the running deployment is one that healer rolled back from."""
-        return self.current in self.condemned
+        """Whether the running deployment has still to show that it is good."""
+        return self.current not in {None, self.known_good}
 
 
 def apply(state: DeploymentState, record: Record) -> DeploymentState:

@@ -13,9 +13,12 @@ from healer.events import Context, Ended, Instant, UnitState
 from healer.records import Record
 from healer.watchdog.classify import crash_class, is_crash, will_restart
 
-# How many ended invocations are remembered, so that the same end is not recorded twice. Stamps are
-# removed and the journal cursor moves on, so an end comes up again only shortly afterwards.
-_REMEMBERED = 64
+# How many ended invocations and crashes of one agent are remembered, so that the same end is not
+# recorded twice. The journal can tell again of all that happened since healer was last up.
+_REMEMBERED = 4096
+
+# A restart job passes through "inactive": a unit that is down for this long stays down.
+_SETTLED_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +36,9 @@ class AgentState:
     """What the records say of one agent.
 
     ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
-    oldest first, ``looped_in`` the toplevel in which its crash-loop budget was last spent, and
-    ``unhealthy`` the invocation that a health check found failing, and that check.
+    oldest first; ``stopped`` says that the last end was asked for, ``looped_in`` in which toplevel
+    the crash-loop budget was last spent, and ``unhealthy`` names the invocation that a health check
+    found failing, and that check.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -43,6 +47,7 @@ class AgentState:
     last_crash: Record | None = None
     incident: str | None = None
     restarted_as: str | None = None
+    stopped: bool = False
     looped_in: str | None = None
     unhealthy: tuple[str, str] | None = None
 
@@ -115,14 +120,15 @@ def on_ended(
 def on_state(
     name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
 ) -> Iterator[Record]:
-    """Record what happened after a crash: running again, given up, or stable again."""
-    if state.incident is None or state.last_crash is None:
+    """Record what happened in an open incident: running again, given up, or stable again."""
+    if state.last_crash is None:
         return
     crash = state.last_crash.data
     common = {"agent": name, "unit": agent.unit}
     if unit.running and unit.invocation != crash["invocation"]:
-        restarted = replace(state, restarted_as=unit.invocation)
-        if state.restarted_as != unit.invocation:
+        if state.restarted_as not in {None, unit.invocation}:
+            return  # the run before this one has ended too; how is still to be learnt
+        if state.restarted_as is None:
             yield Record(
                 now,
                 "agent.restarted",
@@ -130,26 +136,26 @@ def on_state(
                     **common,
                     "invocation": unit.invocation,
                     "previous": crash["invocation"],
-                    "pid": unit.main_pid,
+                    "pid": unit.main_pid or None,
                     "delay_ms": _delay_ms(crash, unit, now),
                 },
                 state.incident,
             )
         stable_ms = now.uptime_ms - unit.active_enter_ms
-        if restarted.restarted_as == unit.invocation and stable_ms >= agent.stable_sec * 1000:
+        if stable_ms >= agent.stable_sec * 1000:
             yield Record(
                 now,
                 "agent.recovered",
                 {**common, "invocation": unit.invocation, "stable_ms": stable_ms},
                 state.incident,
             )
-    elif unit.gave_up:
-        expected = crash["restart"] == "will-not-restart"
-        reason = (
-            "the restart policy does not restart after this end"
-            if expected
-            else f"systemd left the unit {unit.active_state} ({unit.sub_state})"
-        )
+    elif unit.gave_up and now.uptime_ms - unit.since_ms >= _SETTLED_MS:
+        if state.stopped:
+            reason = "it was asked to stop"
+        elif crash["restart"] == "will-not-restart":
+            reason = "the restart policy does not restart after this end"
+        else:
+            reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
         yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.incident)
 
 
@@ -160,7 +166,7 @@ def _crash(
     ended: Ended,
     context: Context,
     now: Instant,
-    common: dict[str, object],
+    common: Mapping[str, object],
 ) -> Record:
     runtime_ms = ended.runtime_ms
     health_check = state.failed_check(ended.invocation)
@@ -233,8 +239,13 @@ def _crash_loop(
 
 
 def _end(state: AgentState, record: Record) -> AgentState:
-    identity = (record.data["boot"], record.data["invocation"])
-    return replace(state, ended=(*state.ended, identity)[-_REMEMBERED:])
+    invocation = record.data["invocation"]
+    return replace(
+        state,
+        ended=(*state.ended, (record.data["boot"], invocation))[-_REMEMBERED:],
+        stopped=record.type == "agent.stopped",
+        restarted_as=None if state.restarted_as == invocation else state.restarted_as,
+    )
 
 
 def _uptime_ms(record: Record) -> int:

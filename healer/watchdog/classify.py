@@ -71,5 +71,8 @@ def _statuses(restart: Restart, action: str) -> frozenset[str]:
         status
         for rule in restart.rules
         if rule.action == action
-        for status in (*map(str, rule.exit_codes), *rule.signals)
+        for status in (
+            *map(str, rule.exit_codes),
+            *(name.removeprefix("SIG") for name in rule.signals),
+        )
     )

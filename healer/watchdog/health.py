@@ -32,8 +32,9 @@ class Streak:
     outcome: Outcome | None = None
 
 
-def observe(streak: Streak, check: HealthCheck, unit: UnitState, outcome: Outcome, now: Instant
-            ) -> Streak:
+def observe(
+    streak: Streak, check: HealthCheck, unit: UnitState, outcome: Outcome, now: Instant
+) -> Streak:
     """Count one check's outcome."""
     failures = streak.failures if streak.invocation == unit.invocation else 0
     in_grace = now.uptime_ms - unit.active_enter_ms < check.start_grace_sec * 1000

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from healer.config import Agent, Config, Drift
 from healer.drift.compare import DriftState, Finding
-from healer.drift.inotify import Watches, names_to_watch
-from healer.drift.watch import DriftWatcher
+from healer.drift.watch import DriftWatcher, names_to_watch
+from healer.host.inotify import Watches
 from tests.drift.machine import Machine
 
 CONFIG = Config(

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_helpers import vectors
 
 from healer.ledger import canonical, shrink
 from healer.ledger.canonical import NotCanonicalError
+from tests.ledger.helpers import vectors
 
 KEYS = st.text(st.characters(max_codepoint=127), max_size=8).filter(lambda k: k[:1] != "~")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

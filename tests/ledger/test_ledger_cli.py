@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from ledger_helpers import environment, open_ledger, write
 
 from healer.cli.ledger import add_parser
 from healer.ledger import reader
 from healer.ledger.entry import Entry
+from tests.ledger.helpers import environment, open_ledger, write
 
 FIRST = "0000000000000000.jsonl"
 FORGED = "\x1b[31mred"

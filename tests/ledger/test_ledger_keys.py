@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_helpers import BOOT, vectors, write
 
 from healer.errors import LedgerError, LedgerIOError
 from healer.ledger import entry, keys
 from healer.ledger.canonical import NotCanonicalError
 from healer.ledger.entry import BadRecordError, Body
+from tests.ledger.helpers import BOOT, vectors, write
 
 # RFC 8032 section 7.1: secret key, public key, message, signature.
 RFC_8032 = {

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_helpers import check, environment, open_ledger, write
 
 from healer.errors import LedgerError
 from healer.ledger import keys, recovery, writer
 from healer.ledger.verify import Verdict
+from tests.ledger.helpers import check, environment, open_ledger, write
 
 FIRST = "0000000000000000.jsonl"
 

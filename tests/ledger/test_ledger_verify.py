@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledger_helpers import check, open_ledger, segment_lines, write
 
 from healer.errors import LedgerError, LedgerIOError
 from healer.ledger import keys, reader, writer
 from healer.ledger.entry import Entry
 from healer.ledger.segments import BadEntryError
 from healer.ledger.verify import Report, Verdict, verify
+from tests.ledger.helpers import check, open_ledger, segment_lines, write
 
 
 class Sample:
@@ -65,7 +65,8 @@ def sample(made: Sample) -> Sample:
 
 
 def named(report: Report) -> tuple[str, int, int] | None:
-    return report.bad and (report.bad.file, report.bad.line, report.bad.seq)
+    bad = report.bad
+    return None if bad is None else (bad.file, bad.line, bad.seq)
 
 
 def test_an_untouched_ledger_is_intact(sample: Sample) -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ledger_helpers import BOOT, ORIGIN, check, environment, needs_root, open_ledger, write
 
 from healer import __version__
 from healer.errors import AlreadyRunningError, LedgerError, LedgerIOError
@@ -18,6 +17,7 @@ from healer.ledger import keys, reader, segments, writer
 from healer.ledger.canonical import NotCanonicalError
 from healer.ledger.verify import Verdict
 from healer.ledger.writer import Ledger, LedgerHealth
+from tests.ledger.helpers import BOOT, ORIGIN, check, environment, needs_root, open_ledger, write
 
 
 @pytest.fixture(autouse=True)

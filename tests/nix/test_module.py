@@ -98,7 +98,7 @@ def test_an_adopted_units_own_settings_do_not_conflict() -> None:
       description = "a web server";
       unitConfig.StartLimitIntervalSec = 60;
       serviceConfig = {
-        ExecStart = "/bin/nginx"; ExecStartPre = [ "/bin/check" ]; ExecStopPost = "/bin/tidy";
+        ExecStart = "/bin/nginx"; ExecStartPost = [ "/bin/check" ]; ExecStopPost = "/bin/tidy";
         Restart = "on-failure"; RestartSec = "10s"; RestartPreventExitStatus = "1";
       };
     }; }"""
@@ -109,7 +109,7 @@ def test_an_adopted_units_own_settings_do_not_conflict() -> None:
     assert (config["Restart"], config["RestartSec"]) == ("always", 0)
     assert config["RestartPreventExitStatus"] == [""]
     assert config["ExecStart"] == "/bin/nginx"
-    first, second = config["ExecStartPre"]
+    first, second = config["ExecStartPost"]
     assert "stamp-start.sh" in first
     assert second == "/bin/check"
     first, second = config["ExecStopPost"]

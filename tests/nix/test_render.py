@@ -118,7 +118,7 @@ def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
     for name, service in everything["services"].items():
         if name in ("healer", "healer-helper@"):
             continue
-        (start,) = service["serviceConfig"]["ExecStartPre"]
+        (start,) = service["serviceConfig"]["ExecStartPost"]
         (stop,) = service["serviceConfig"]["ExecStopPost"]
         assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
         assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n", stop)
@@ -128,12 +128,12 @@ def test_stamps_come_before_the_agents_own_commands() -> None:
     rendered = render(
         """{ agents.a = {
           command = [ "/bin/a" ];
-          serviceConfig = { ExecStartPre = "/bin/own"; ExecStopPost = [ "/bin/x" "/bin/y" ]; };
+          serviceConfig = { ExecStartPost = "/bin/own"; ExecStopPost = [ "/bin/x" "/bin/y" ]; };
         }; }""",
         'shell = "/dash"; startStamp = "/start"; stopStamp = "/stop";',
     )
     config = rendered["services"]["a"]["serviceConfig"]
-    assert config["ExecStartPre"] == ["+/dash /start %n", "/bin/own"]
+    assert config["ExecStartPost"] == ["+/dash /start %n", "/bin/own"]
     assert config["ExecStopPost"] == ["+/dash /stop %n", "/bin/x", "/bin/y"]
 
 

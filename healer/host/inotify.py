@@ -1,9 +1,9 @@
-"""The directories to watch for drift, and the inotify(7) watches on them."""
+"""inotify(7): being told when something in a directory changes. A hint to look, never a fact."""
 
 import asyncio
 import errno
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from inotify_simple import INotify, flags
 
@@ -22,27 +22,6 @@ _MASK = (
     | flags.ONLYDIR
     | flags.DONT_FOLLOW
 )
-
-
-def names_to_watch(files: Iterable[str], directories: Iterable[str]) -> dict[str, Names]:
-    """Return the directories to watch for changes of these files, and in these directories.
-
-    Every directory on the way is watched for the name that leads on: that is how one that is made
-    later, or removed and made again, is noticed. ``/`` is not watched.
-    """
-    wanted: dict[str, Names] = {}
-    for directory in directories:
-        wanted[directory] = None
-    for path in (*files, *directories):
-        step = PurePosixPath(path)
-        while len(step.parts) > 2:
-            parent = str(step.parent)
-            known = wanted.get(parent, frozenset())
-            if known is None or step.name in known:
-                break
-            wanted[parent] = known | {step.name}
-            step = step.parent
-    return wanted
 
 
 class Watches:

@@ -1,0 +1,480 @@
+"""The daemon: one asyncio loop that looks at the host, decides, records and acts.
+
+Everything that happens only wakes one loop, and the loop looks: at the active system, the stamps,
+the units, the journal. So a storm of events costs one look, a lost event costs a second, and the
+order of looking is the order of causes. What is decided becomes durable in the ledger's own
+thread; healing does not wait for it, except that an intent is carried out only once it is durable.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import signal
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from systemd.daemon import notify
+
+from healer import __version__, actions, report
+from healer.config import Config, Loaded, load
+from healer.decisions import Decisions
+from healer.drift.compare import DriftState, Finding
+from healer.drift.watch import DriftWatcher
+from healer.errors import ConfigError, HealerError, HostUnavailableError
+from healer.events import Context, Ended, Instant, Systems
+from healer.files import write_atomically
+from healer.host import clock, journal, nix, stamps
+from healer.host.inotify import Watches
+from healer.ledger.entry import Entry
+from healer.ledger.writer import Ledger
+from healer.records import Record
+from healer.status import Status
+from healer.watchdog.probes import probe
+from healer.watchdog.units import Units
+
+log = logging.getLogger("healer")
+
+_TICK_SEC = 1.0
+_RECONCILE_SEC = 10.0
+# After systemd said that a unit failed, its journal record and its stamp are there this soon.
+_JOURNAL_LAG_SEC = 0.3
+# Removing stamps costs a process; this many recorded ones may stay.
+_STAMPS_KEPT = 32
+_CLOCK_STEP_US = 2_000_000
+
+
+class Daemon:
+    """One run of ``healer daemon``, from an opened ledger to the end of the process."""
+
+    def __init__(self, path: Path, loaded: Loaded, ledger: Ledger) -> None:
+        self._path = path
+        self._loaded = loaded
+        self._ledger = ledger
+        self._decisions = Decisions(loaded.config)
+        self._publisher = report.Publisher(Path(loaded.config.runtime_dir))
+        self._units = Units(self._declared, self._unit_changed)
+        self._drift = DriftWatcher(
+            loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
+        )
+        self._journal = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._intents: dict[int, Entry] = {}
+        self._journal_due_ms = 0
+        self._cursor_path = Path(loaded.config.state_dir) / "journal.cursor"
+        self._clock_offset_us = _clock_offset_us()
+        self._ledger_trouble: str | None = None
+        self._handled: set[str] = set()  # stop stamps whose ends were handed to the ledger
+        self._removable: set[str] = set()  # those of them that are durable there
+        self._removing = False
+        self._reload = False
+        self._switching = False
+        self._safe_switch_off = self._why_safe_switch_is_off()
+
+    @property
+    def _config(self) -> Config:
+        return self._decisions.config
+
+    @property
+    def _stamps(self) -> Path:
+        return Path(self._config.runtime_dir) / "stamps"
+
+    @property
+    def _declared(self) -> frozenset[str]:
+        return frozenset(agent.unit for agent in self._config.agents.values())
+
+    async def run(self) -> None:
+        """Run until SIGTERM, or until the switch to another healer asks for a restart."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
+        self._remember()
+        self._started()
+        watches = Watches(self._wake.set)
+        watches.open()
+        watches.set({self._stamps: None})
+        notify("READY=1")
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(job)
+                for job in (
+                    self._units.keep_connected(),
+                    self._look_again_and_again(),
+                    self._probe_agents(),
+                    self._drift.run(),
+                )
+            ]
+            await self._stop.wait()
+            notify("STOPPING=1")
+            for task in (*running, *self._tasks):
+                task.cancel()
+        self._record([Record(clock.now(), "healer.stopped", {"reason": "asked to stop"})])
+        self._journal.shutdown(wait=False, cancel_futures=True)
+
+    # Memory
+
+    def _remember(self) -> None:
+        """Fold the ledger's history into the state, and find the intents without an outcome."""
+        boot = None
+        drift = []
+        for entry in self._ledger.history():
+            at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
+            record = Record(at, entry.type, entry.data, entry.incident)
+            self._decisions.replay(record)
+            if entry.type.startswith("healer."):
+                boot = entry.boot
+            elif entry.type.startswith("drift."):
+                drift.append(record)
+            if entry.type == "action.intent":
+                self._intents[entry.seq] = entry
+            elif entry.type == "action.outcome":
+                self._intents.pop(entry.data["intent"], None)
+        self._drift.state = DriftState.restore(drift)
+        if boot != clock.boot_id():
+            self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
+
+    def _started(self) -> None:
+        off = self._safe_switch_off
+        data = {
+            "version": __version__,
+            "config_sha256": self._loaded.sha256,
+            "agents": sorted(self._config.agents),
+            "safe_switch": f"off: {off}" if off else "on",
+        }
+        self._record([Record(clock.now(), "healer.started", data)])
+        for intent in self._intents.values():
+            log.info("resuming %s of entry %d", intent.data["action"], intent.seq)
+            self._spawn(self._carry_out(intent))
+
+    def _record(self, records: Iterable[Record]) -> list["concurrent.futures.Future[Entry]"]:
+        """Hand decided records to the ledger; intents among them are carried out when durable."""
+        written = []
+        for record in records:
+            log.info("%s", report.one_line(record))
+            future = self._ledger.append(record.type, record.data, incident=record.incident)
+            written.append(future)
+            self._publisher.changed()
+            if record.type == "action.intent":
+                self._spawn(self._carry_out_durable(future))
+        return written
+
+    # Acting
+
+    async def _carry_out_durable(self, future: "concurrent.futures.Future[Entry]") -> None:
+        await self._carry_out(await asyncio.wrap_future(future))
+
+    async def _carry_out(self, intent: Entry) -> None:
+        done = await actions.carry_out(intent, self._config, self._units.state_of)
+        now = clock.now()
+        data = {
+            "intent": intent.seq,
+            "action": intent.data["action"],
+            "ok": done.ok,
+            "detail": done.detail,
+            "running": done.running,
+            "steps": done.steps,
+        }
+        asked = Record(now, intent.type, intent.data, intent.incident)
+        # What the action changed is seen before its outcome is told.
+        self._look_at_systems()
+        outcome = Record(now, "action.outcome", data, intent.incident)
+        self._record(self._decisions.on_outcome(outcome, asked))
+        self._wake.set()
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Crash-only: systemd starts us again, and the intent is resumed from the ledger.
+            log.error("an action failed unexpectedly", exc_info=error)
+            self._stop.set()
+
+    # Looking
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            await self._look()
+            notify("WATCHDOG=1")
+            try:
+                async with asyncio.timeout(_TICK_SEC):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        """Look at the host once, in the order of causes, and record what follows."""
+        if self._reload:
+            self._reload_config()
+        systems = self._look_at_systems()
+        await self._look_at_stamps()
+        await self._look_at_units(systems)
+        await self._look_at_journal()
+        self._look_at_clock()
+        self._look_at_ledger()
+        if self._safe_switch_off is None:
+            self._record(self._decisions.on_tick(self._units.states, systems, clock.now()))
+        self._publisher.publish(lambda: self._status(systems))
+
+    def _look_at_systems(self) -> Systems:
+        systems = nix.systems(Path(self._config.safe_switch.profile))
+        activated = self._decisions.on_systems(systems, clock.now())
+        self._record(activated)
+        if activated or (self._switching and not systems.switching):
+            self._ask_reload()
+        self._switching = systems.switching
+        return systems
+
+    async def _look_at_stamps(self) -> None:
+        there, declared = stamps.stop_stamps(self._stamps), self._declared
+        self._handled &= there.keys()
+        self._removable &= there.keys()
+        new = {name for name, (unit, _) in there.items() if unit in declared} - self._handled
+        for ended in stamps.read(self._stamps, new):
+            await self._ended(ended)
+        if len(self._removable) >= _STAMPS_KEPT and not self._removing:
+            self._removing = True
+            self._spawn(self._remove_stamps(sorted(self._removable)))
+
+    async def _remove_stamps(self, names: list[str]) -> None:
+        done = await actions.remove_stamps(names, self._config)
+        if not done.ok:
+            log.warning("recorded stamps stay where they are: %s", done.detail)
+            await asyncio.sleep(_RECONCILE_SEC)
+        self._removing = False
+
+    async def _ended(self, ended: Ended) -> None:
+        """Record one invocation's end, unless it is recorded."""
+        name = self._decisions.agent_of(ended.unit)
+        if name is None:
+            return
+        self._handled.add(ended.stamp)
+        if self._decisions.agent(name).knows(ended):
+            self._removable.add(ended.stamp)
+            return
+        if ended.toplevel is None:
+            ended = await self._with_toplevel(ended)
+        context = await self._context(ended, self._config.agents[name].journal_lines)
+        written = self._record(self._decisions.on_ended(ended, context, clock.now()))
+        self._units.mark(ended.unit)
+        written[0].add_done_callback(lambda done: self._durable(done, ended))
+
+    def _durable(self, done: "concurrent.futures.Future[Entry]", ended: Ended) -> None:
+        """Note, in the ledger's thread, that an end's stamp has served."""
+        if done.exception() is None:
+            self._removable.add(ended.stamp)
+
+    async def _with_toplevel(self, ended: Ended) -> Ended:
+        """Add the toplevel to an end without a start stamp, where that is beyond doubt.
+
+        The start stamp is missing when an agent died before it was up.
+        """
+        deployment = self._decisions.deployment
+        if deployment.since is None or deployment.since.boot != ended.boot:
+            return ended
+        try:
+            started = await self._in_journal(journal.started_ms, ended.unit, ended.invocation)
+        except HostUnavailableError:
+            return ended
+        if started is None:
+            return ended
+        under_it = started > deployment.since.uptime_ms
+        toplevel = deployment.current if under_it else None
+        return replace(ended, start_uptime_ms=started, toplevel=toplevel)
+
+    async def _context(self, ended: Ended, count: int) -> Context:
+        unit, invocation = ended.unit, ended.invocation
+        requested, lines = False, ()
+        try:
+            requested = await self._in_journal(journal.stop_requested, unit, invocation)
+            if ended.result != "success":
+                lines = await self._in_journal(journal.last_lines, unit, invocation, count)
+        except HostUnavailableError as error:
+            log.warning("%s; the end of %s is recorded without its last lines", error, unit)
+        state = self._units.states.get(unit)
+        return Context(
+            stop_requested=requested,
+            status_text=self._units.status_text(ended),
+            journal=lines,
+            n_restarts=state.n_restarts if state else None,
+        )
+
+    async def _look_at_units(self, systems: Systems) -> None:
+        await self._units.refresh()
+        now = clock.now()
+        for unit, state in self._units.states.items():
+            self._record(self._decisions.on_unit(unit, state, systems, now))
+
+    async def _look_at_journal(self) -> None:
+        """Find the ends that left no stamp, and those from before a reboot."""
+        if clock.uptime_ms() < self._journal_due_ms:
+            return
+        self._journal_due_ms = clock.uptime_ms() + int(_RECONCILE_SEC * 1000)
+        cursor = self._cursor_path.read_text() if self._cursor_path.exists() else None
+        try:
+            replay = await self._in_journal(journal.ended_since, cursor, self._declared)
+        except HostUnavailableError as error:
+            log.warning("%s; trying again", error)
+            return
+        if replay.gap:
+            reason = "the journal was rotated away behind healer's cursor"
+            data = {"what": "journal", "unit": None, "count": None, "reason": reason}
+            self._record([Record(clock.now(), "loss", data)])
+        await self._look_at_stamps()
+        for ended in replay.ended:
+            await self._ended(stamps.with_start(self._stamps, ended))
+        if replay.cursor is not None and self._ledger.health().ok:
+            write_atomically(self._cursor_path, replay.cursor.encode(), 0o600)
+        await self._units.reconcile()
+
+    def _look_at_clock(self) -> None:
+        offset = _clock_offset_us()
+        step = offset - self._clock_offset_us
+        self._clock_offset_us = offset
+        if abs(step) > _CLOCK_STEP_US:
+            self._record([Record(clock.now(), "host.clock-step", {"step_us": step})])
+
+    def _look_at_ledger(self) -> None:
+        reason = self._ledger.health().reason
+        if reason != self._ledger_trouble:
+            if reason is None:
+                log.info("the ledger can be written again")
+            else:
+                log.error("%s; entries wait in memory", reason)
+            self._ledger_trouble = reason
+            self._publisher.changed()
+
+    async def _in_journal(self, question: Any, *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._journal, question, *arguments)
+
+    def _unit_changed(self, failed: bool) -> None:
+        """Wake the loop; after a failure the journal's record of it is there soon."""
+        self._publisher.changed()
+        if failed:
+            soon = clock.uptime_ms() + int(_JOURNAL_LAG_SEC * 1000)
+            self._journal_due_ms = min(self._journal_due_ms, soon)
+        self._wake.set()
+
+    # Health checks and drift
+
+    async def _probe_agents(self) -> None:
+        """Run each declared check at its interval; a reload of the configuration starts anew."""
+        while True:
+            config = self._config
+            async with asyncio.TaskGroup() as group:
+                for name, agent in config.agents.items():
+                    for index, check in enumerate(agent.health):
+                        phase = check.interval_sec * index / len(agent.health)
+                        group.create_task(self._probe(config, name, check, phase))
+                group.create_task(self._until_config_changes(config))
+
+    async def _until_config_changes(self, config: Config) -> None:
+        while self._config is config:
+            await asyncio.sleep(_TICK_SEC)
+
+    async def _probe(self, config: Config, name: str, check: Any, phase: float) -> None:
+        await asyncio.sleep(phase)
+        while self._config is config:
+            unit = self._units.states.get(config.agents[name].unit)
+            if unit is not None and unit.running:
+                outcome, detail = await probe(check)
+                before = self._decisions.streaks.get((name, check.name))
+                now = clock.now()
+                self._record(self._decisions.on_probe(name, check, unit, outcome, detail, now))
+                if before is None or before.outcome != outcome:
+                    self._publisher.changed()
+            await asyncio.sleep(check.interval_sec)
+
+    def _drifted(self, found: Iterable[Finding], resolved: Iterable[Finding]) -> None:
+        now = clock.now()
+        self._record(Record(now, "drift.found", f.found(), f.incident) for f in found)
+        self._record(Record(now, "drift.resolved", f.resolved(), f.incident) for f in resolved)
+
+    # Configuration
+
+    def _ask_reload(self) -> None:
+        self._reload = True
+        self._wake.set()
+
+    def _reload_config(self) -> None:
+        """Take over a new configuration; a bad one is refused and the old one stays in force."""
+        if self._switching:
+            return
+        self._reload = False
+        try:
+            loaded = load(self._path)
+        except ConfigError as error:
+            log.error("%s; the old configuration stays in force", error)
+            self._record(
+                [Record(clock.now(), "config.refused", {"errors": str(error).split("\n")})]
+            )
+            return
+        if loaded.sha256 == self._loaded.sha256:
+            return
+        self._loaded = loaded
+        replaced = loaded.config.package != self._config.package
+        self._decisions.configure(loaded.config)
+        self._drift.reload(loaded.config)
+        self._safe_switch_off = self._why_safe_switch_is_off()
+        self._units.declare(self._declared)
+        data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
+        self._record([Record(clock.now(), "config.loaded", data)])
+        if replaced:
+            log.info("the system has another healer now: leaving, so that systemd starts it")
+            self._stop.set()
+
+    def _why_safe_switch_is_off(self) -> str | None:
+        if not self._config.safe_switch.enable:
+            return "safeSwitch.enable is false"
+        return nix.unavailable_reason(Path(self._config.safe_switch.profile))
+
+    def _status(self, systems: Systems) -> Status:
+        return report.build(
+            self._loaded.sha256,
+            self._decisions,
+            self._units.states,
+            systems,
+            self._ledger,
+            self._drift,
+            self._safe_switch_off,
+        )
+
+
+def _clock_offset_us() -> int:
+    """Return how far CLOCK_REALTIME is ahead of CLOCK_BOOTTIME, in microseconds."""
+    boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return (time.clock_gettime_ns(time.CLOCK_REALTIME) - boottime) // 1000
+
+
+async def run(path: Path) -> None:
+    """Load the configuration, open the ledger and run the daemon until it is asked to stop.
+
+    Raises ConfigError, LedgerError, LedgerIOError or AlreadyRunningError before anything is done.
+    """
+    loaded = load(path)
+    config = loaded.config
+    directory = Path(config.state_dir) / "ledger"
+    credential = None
+    if config.ledger.key_credential is not None:
+        # systemd.exec(5), LoadCredential=
+        credential = Path(os.environ["CREDENTIALS_DIRECTORY"]) / config.ledger.key_credential
+    ledger = Ledger.open(
+        directory, origin=config.ledger.origin, boot=clock.boot_id(), credential=credential
+    )
+    try:
+        await Daemon(path, loaded, ledger).run()
+    except* HealerError as group:
+        raise group.exceptions[0] from group
+    finally:
+        ledger.close()

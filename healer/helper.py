@@ -1,0 +1,197 @@
+"""Root's side: a few fixed verbs, each done only for a signed intent that has no outcome yet.
+
+The daemon runs without root. For what needs root it asks over a socket that only it can open, and
+systemd starts one of these for each request. The request names nothing but an intent, by its
+sequence number in the ledger; what to do is read from there and checked: the entry's signature
+against the key that root pinned when it first saw the ledger, that no outcome follows, and that
+the machine allows it (a unit that is declared, a toplevel that root itself rooted as known-good).
+So whoever takes over the daemon can restart agents and return to a system that was good, no more.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from healer import files
+from healer.config import Config
+from healer.errors import HealerError, RefusedError
+from healer.host import nix, stamps
+from healer.ledger import entry as ledger_entry
+from healer.ledger import keys, reader
+from healer.ledger.entry import Entry
+from healer.safeswitch import rollback
+
+KNOWN_GOOD = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
+_PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
+_MAX_REQUEST = 1024 * 1024
+_KILL_GRACE_SEC = 10.0
+
+
+class CarryOut(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request to carry out the intent at this sequence number of the ledger."""
+
+    intent: int
+
+
+class RemoveStamps(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request to remove stop stamps, by file name, whose ends are durable in the ledger.
+
+    It needs no intent: the daemon could as well not have recorded them.
+    """
+
+    names: list[str]
+
+
+Request = CarryOut | RemoveStamps
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What became of it; ``running`` is the active toplevel where that matters."""
+
+    ok: bool
+    detail: str
+    running: str | None = None
+
+
+def serve(config: Config) -> None:
+    """Answer the one request on standard input, on standard output; both are the socket."""
+    try:
+        reply = _answer(config, sys.stdin.buffer.readline(_MAX_REQUEST))
+    except msgspec.MsgspecError as error:
+        reply = Reply(False, f"not a request: {error}")
+    except HealerError as error:
+        reply = Reply(False, str(error))
+    print(f"healer helper: {reply.detail}", file=sys.stderr)
+    sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
+    sys.stdout.flush()
+
+
+def _answer(config: Config, line: bytes) -> Reply:
+    request: Request = msgspec.json.decode(line, type=Request)
+    if isinstance(request, RemoveStamps):
+        try:
+            removed = stamps.remove(Path(config.runtime_dir) / "stamps", request.names)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        return Reply(True, f"removed {removed} stamps")
+    intent = signed_intent(config, request.intent)
+    return _VERBS[str(intent.data["action"])](config, intent)
+
+
+def run_rollback(config: Config, intent_seq: int) -> bool:
+    """Carry out the rollback of an intent, in this process; return whether it succeeded."""
+    intent = signed_intent(config, intent_seq)
+    target = _known_good_target(intent)
+    progress = rollback.roll_back(intent.seq, target, Path(config.safe_switch.profile))
+    print(f"healer rollback: {progress.detail}", file=sys.stderr)
+    return progress.ok
+
+
+def signed_intent(config: Config, seq: int) -> Entry:
+    """Return the intent at ``seq`` once everything about it was checked; else RefusedError."""
+    directory = Path(config.state_dir) / "ledger"
+    found: Entry | None = None
+    for entry in reader.read(directory):
+        if entry.seq == seq:
+            found = entry
+        elif entry.type == "action.outcome" and entry.data.get("intent") == seq:
+            raise RefusedError(f"intent {seq} has its outcome already, in entry {entry.seq}")
+    if found is None:
+        raise RefusedError(f"the ledger in {directory} has no entry {seq}")
+    if found.type != "action.intent" or found.data.get("action") not in _VERBS:
+        raise RefusedError(f"entry {seq} is no intent that the helper knows ({found.type})")
+    ledger_entry.check_signature(found, keys.public_key(_pinned_key(directory)))
+    return found
+
+
+def _pinned_key(directory: Path) -> bytes:
+    """Return the key that root saw first; the ledger cannot change it afterwards."""
+    if not _PINNED_KEY.exists():
+        _PINNED_KEY.parent.mkdir(mode=0o755, exist_ok=True)
+        offered = (directory / keys.PUBLIC_KEY_FILE).read_bytes()
+        files.write_atomically(_PINNED_KEY, offered, 0o644)
+    return keys.load_public(_PINNED_KEY)
+
+
+def _kill(config: Config, intent: Entry) -> Reply:
+    """End an agent that fails its health check, so that systemd restarts it by its policy.
+
+    SIGABRT as systemd's own watchdog sends (systemd.service(5) WatchdogSignal=), then SIGKILL. A
+    restart job would reset systemd's restart counter, and with it the backoff.
+    """
+    unit, invocation = str(intent.data["target"]), intent.data["invocation"]
+    if unit not in {agent.unit for agent in config.agents.values()}:
+        raise RefusedError(f"{unit} is not the unit of a declared agent")
+    for signal, wait_sec in (("SIGABRT", _KILL_GRACE_SEC), ("SIGKILL", _KILL_GRACE_SEC)):
+        if _invocation(unit) != invocation:
+            return Reply(True, f"invocation {invocation} of {unit} is gone")
+        _systemctl("kill", "--kill-whom=main", f"--signal={signal}", unit)
+        if _wait(lambda: _invocation(unit) != invocation, wait_sec):
+            return Reply(True, f"{signal} ended invocation {invocation} of {unit}")
+    return Reply(False, f"{unit} survives SIGKILL: it hangs in the kernel")
+
+
+def _promote(config: Config, intent: Entry) -> Reply:
+    """Root the system that runs against garbage collection, as known-good."""
+    target = str(intent.data["target"])
+    nix.check_toplevel(target)
+    running = nix.systems(Path(config.safe_switch.profile)).current
+    if running != target:
+        raise RefusedError(f"{target} does not run, {running} does: it cannot be known to be good")
+    KNOWN_GOOD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    rollback.run_nix_env("--profile", str(KNOWN_GOOD), "--set", target)
+    return Reply(True, f"{KNOWN_GOOD} is {target}", running)
+
+
+def _rollback(config: Config, intent: Entry) -> Reply:
+    """Start the rollback in a unit of its own and leave it to itself."""
+    target = _known_good_target(intent)
+    if config.package is None:
+        raise RefusedError("config: package is null, so there is no program for the rollback unit")
+    rollback.start(intent.seq, config.package, config.safe_switch.timeout_sec)
+    return Reply(True, f"{rollback.UNIT} rolls back to {target}")
+
+
+def _known_good_target(intent: Entry) -> str:
+    """Return an intent's target if root itself once rooted it as known-good."""
+    target = str(intent.data["target"])
+    nix.check_toplevel(target)
+    generations = KNOWN_GOOD.parent.glob(f"{KNOWN_GOOD.name}-*-link")
+    if target not in {str(link.resolve()) for link in generations}:
+        raise RefusedError(f"{target} is not among the known-good systems at {KNOWN_GOOD}")
+    return target
+
+
+_VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
+    "kill": _kill,
+    "promote": _promote,
+    "rollback": _rollback,
+}
+
+
+def _invocation(unit: str) -> str:
+    return _systemctl("show", "--property=InvocationID", "--value", unit).strip()
+
+
+def _systemctl(*arguments: str) -> str:
+    systemctl = shutil.which("systemctl")
+    if systemctl is None:
+        raise RefusedError("systemctl is not on the PATH of healer-helper@.service")
+    done = subprocess.run([systemctl, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RefusedError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _wait(condition: Callable[[], bool], timeout_sec: float) -> bool:
+    deadline = time.monotonic() + timeout_sec
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

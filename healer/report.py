@@ -1,0 +1,146 @@
+"""What the daemon tells people: a line in the journal for each record, and the status file."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from healer import __version__, status
+from healer.decisions import Decisions
+from healer.drift.watch import DriftWatcher
+from healer.events import Instant, Systems, UnitState
+from healer.host import clock
+from healer.incident import words
+from healer.ledger.writer import Ledger
+from healer.records import Record
+from healer.safeswitch.deployment import probation_left_ms
+from healer.status import AgentStatus, DeploymentStatus, LastCrash, LedgerStatus, Status
+from healer.watchdog.health import Outcome
+
+log = logging.getLogger(__name__)
+
+# `healer status` takes an older file for a sign that healer does not run.
+_REPEAT_MS = 10_000
+
+_HEALTH: dict[Outcome | None, Literal["ok", "failing", "unknown"]] = {
+    Outcome.OK: "ok",
+    Outcome.FAILED: "failing",
+}
+
+
+def one_line(record: Record) -> str:
+    """Return a record as one line for the journal."""
+    incident = f" [{record.incident}]" if record.incident else ""
+    return words.line(record.type, record.data) + incident
+
+
+class Publisher:
+    """Writes the status file after a change, and from time to time as a sign of life."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / status.NAME
+        self._due_ms = 0
+
+    def changed(self) -> None:
+        """Have the next ``publish`` write."""
+        self._due_ms = 0
+
+    def publish(self, build: Callable[[], Status]) -> None:
+        """Write the status that ``build`` makes, if it is time."""
+        now = clock.uptime_ms()
+        if now < self._due_ms:
+            return
+        self._due_ms = now + _REPEAT_MS
+        try:
+            status.write(self._path, build())
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._path, error.strerror)
+
+
+def build(
+    config_sha256: str,
+    decisions: Decisions,
+    units: dict[str, UnitState],
+    systems: Systems,
+    ledger: Ledger,
+    drift: DriftWatcher,
+    safe_switch_off: str | None,
+) -> Status:
+    """Say how the host is now."""
+    now = clock.now()
+    health = ledger.health()
+    return Status(
+        updated_us=time.time_ns() // 1000,
+        updated_boottime_us=now.uptime_ms * 1000,
+        pid=os.getpid(),
+        version=__version__,
+        config_sha256=config_sha256,
+        agents={
+            name: _agent(name, decisions, units.get(agent.unit))
+            for name, agent in decisions.config.agents.items()
+        },
+        deployment=_deployment(decisions, systems, safe_switch_off, now),
+        drift=tuple(finding.found() for finding in sorted(drift.state.known, key=str)),
+        drift_off=drift.off,
+        ledger=LedgerStatus(
+            size=health.size,
+            head=health.head,
+            ok=health.ok,
+            reason=health.reason,
+            spooled=health.spooled,
+        ),
+    )
+
+
+def _agent(name: str, decisions: Decisions, unit: UnitState | None) -> AgentStatus:
+    declared, known = decisions.config.agents[name], decisions.agent(name)
+    streaks = {check.name: decisions.streaks.get((name, check.name)) for check in declared.health}
+    return AgentStatus(
+        unit=declared.unit,
+        active_state=unit.active_state if unit else "not-found",
+        sub_state=unit.sub_state if unit else "not-found",
+        pid=(unit.main_pid or None) if unit else None,
+        invocation=(unit.invocation or None) if unit else None,
+        since_us=(unit.since_us or None) if unit else None,
+        n_restarts=unit.n_restarts if unit else 0,
+        crashes=known.crashes,
+        last_crash=_last_crash(known.last_crash),
+        health={
+            check: _HEALTH.get(streak.outcome if streak else None, "unknown")
+            for check, streak in streaks.items()
+        },
+        incident=known.incident,
+        held=None,
+    )
+
+
+def _last_crash(crash: Record | None) -> LastCrash | None:
+    if crash is None:
+        return None
+    return LastCrash(
+        time_us=crash.at.time_us,
+        crash_class=crash.data["class"],
+        words=words.ending(crash.data),
+        status=crash.data["status"],
+    )
+
+
+def _deployment(
+    decisions: Decisions, systems: Systems, safe_switch_off: str | None, now: Instant
+) -> DeploymentStatus:
+    known = decisions.deployment
+    left_ms = probation_left_ms(known, decisions.config.safe_switch, now)
+    state: Literal["known-good", "provisional", "unknown"] = "unknown"
+    if known.current is not None:
+        state = "provisional" if known.on_probation else "known-good"
+    return DeploymentStatus(
+        toplevel=systems.current,
+        generation=systems.generation,
+        state=state,
+        known_good=known.known_good,
+        probation_left_s=None if left_ms is None else left_ms // 1000,
+        switching=systems.switching,
+        safe_switch=f"off: {safe_switch_off}" if safe_switch_off else "on",
+    )

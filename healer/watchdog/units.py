@@ -1,0 +1,133 @@
+"""What systemd says of the agents' units, kept current over sd-bus.
+
+Signals only mark a unit as changed; ``refresh`` then asks for its state. Whoever lost the bus asks
+for every unit anew once it is back.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from healer.errors import HostUnavailableError
+from healer.events import Ended, UnitState
+from healer.host import clock
+from healer.host.systemd import SystemBus
+
+log = logging.getLogger(__name__)
+
+_PING_SEC = 3.0
+_RETRY_SEC = 1.0
+_FAILED_STATES = frozenset({"failed", "auto-restart", "auto-restart-queued", "dead"})
+
+
+class Units:
+    """The declared units' states.
+
+    ``on_change(failed)`` is called when a signal came; ``failed`` says that an invocation ended,
+    or that nothing is known any more (the bus was away), so that other evidence is due.
+    """
+
+    def __init__(self, declared: frozenset[str], on_change: Callable[[bool], None]) -> None:
+        self.states: dict[str, UnitState] = {}
+        self.missing: set[str] = set()
+        self._declared = declared
+        self._on_change = on_change
+        self._bus = SystemBus(self._unit_changed, self.all_changed)
+        self._connected = False
+        self._dirty: set[str] = set()
+        self._status_texts: dict[str, deque[tuple[int, str]]] = {}
+
+    def declare(self, units: frozenset[str]) -> None:
+        """Watch these units from now on."""
+        self._declared = units
+        self._bus.watch(units)
+        self.states = {unit: state for unit, state in self.states.items() if unit in units}
+        self.missing &= units
+        self.all_changed()
+
+    async def keep_connected(self) -> None:
+        """Stay connected to the bus, until cancelled."""
+        told = False
+        while True:
+            try:
+                await self._bus.connect(self._declared)
+                self._connected, told = True, False
+                self.all_changed()
+                while True:
+                    await asyncio.sleep(_PING_SEC)
+                    await self._bus.ping()
+            except HostUnavailableError as error:
+                self._connected = False
+                if not told:
+                    log.warning("%s; trying again every %g s", error, _RETRY_SEC)
+                    told = True
+                await asyncio.sleep(_RETRY_SEC)
+
+    async def refresh(self) -> None:
+        """Ask for the state of each unit that changed."""
+        if not self._connected:
+            return
+        dirty, self._dirty = self._dirty, set()
+        for unit in dirty & self._declared:
+            try:
+                state = await self._bus.unit_state(unit)
+            except HostUnavailableError as error:
+                log.warning("%s; asking again", error)
+                self._dirty |= dirty
+                return
+            self._take(unit, state)
+
+    async def reconcile(self) -> None:
+        """Find the units whose change no signal told, and those that were missing."""
+        if not self._connected:
+            return
+        try:
+            listed = await self._bus.sub_states(self._declared)
+        except HostUnavailableError as error:
+            log.warning("%s; asking again", error)
+            return
+        known = {unit: state.sub_state for unit, state in self.states.items()}
+        self._dirty |= {unit for unit in self._declared if listed.get(unit) != known.get(unit)}
+
+    async def state_of(self, unit: str) -> UnitState | None:
+        """Ask for the state of any unit now; raises HostUnavailableError."""
+        return await self._bus.unit_state(unit)
+
+    def mark(self, unit: str) -> None:
+        """Have the next ``refresh`` ask for this unit."""
+        self._dirty.add(unit)
+
+    def all_changed(self) -> None:
+        """Have the next ``refresh`` ask for every unit."""
+        self._dirty |= self._declared
+        self._on_change(True)
+
+    def status_text(self, ended: Ended) -> str | None:
+        """Return the last STATUS= that was seen before this end; the next run has its own soon."""
+        before = ended.stop_uptime_ms if ended.stop_uptime_ms is not None else clock.uptime_ms()
+        texts = self._status_texts.get(ended.unit, ())
+        # /proc/uptime, by which the end is dated, counts hundredths of a second.
+        return next((text for at, text in reversed(texts) if at <= before + 10), None)
+
+    def _take(self, unit: str, state: UnitState | None) -> None:
+        if state is not None:
+            self.states[unit] = state
+            self.missing.discard(unit)
+            self._note_status(unit, state.status_text)
+            return
+        self.states.pop(unit, None)
+        if unit not in self.missing:
+            self.missing.add(unit)
+            log.warning("unit %s does not exist; is the agent's option `unit` right?", unit)
+
+    def _unit_changed(self, unit: str, changed: Mapping[str, Any]) -> None:
+        self._dirty.add(unit)
+        self._note_status(unit, changed.get("StatusText", ""))
+        self._on_change(changed.get("SubState") in _FAILED_STATES)
+
+    def _note_status(self, unit: str, text: str) -> None:
+        texts = self._status_texts.setdefault(unit, deque(maxlen=8))
+        if text and (not texts or texts[-1][1] != text):
+            texts.append((clock.uptime_ms(), text))

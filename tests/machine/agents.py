@@ -1,0 +1,116 @@
+"""Agents that do real work, for tests and the demonstration, and questions to healer about them."""
+
+import json
+from typing import Any
+
+from tests.machine.local import LocalMachine
+
+# Counts in its state directory, says where it is by STATUS= (sd_notify(3)) and in the journal, and
+# goes on after a crash where it was. What it reads from `orders` it does: exit with that code.
+WORKER = """\
+import os, pathlib, socket, sys, time
+
+state = pathlib.Path(os.environ["STATE_DIRECTORY"])
+counter, orders = state / "counter", state / "orders"
+done = int(counter.read_text()) if counter.exists() else 0
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+print(f"resuming at job {done}", flush=True)
+while True:
+    done += 1
+    counter.with_suffix(".new").write_text(str(done))
+    counter.with_suffix(".new").rename(counter)
+    notify.sendto(f"STATUS=working on job {done}".encode(), os.environ["NOTIFY_SOCKET"])
+    print(f"job {done}", flush=True)
+    if orders.exists():
+        code = int(orders.read_text())
+        orders.unlink()
+        print(f"leaving with {code}", flush=True)
+        sys.exit(code)
+    time.sleep(0.1)
+"""
+
+# What a bad deployment ships instead.
+BROKEN = """\
+import sys
+
+print("schema version 7 is too new", flush=True)
+sys.exit(3)
+"""
+
+PROGRAMS = {"agents/worker.py": WORKER, "agents/broken.py": BROKEN}
+
+
+def agent(program: str = "worker", **options: Any) -> dict[str, Any]:
+    """Declare an agent that runs one of the programs above, with a state directory of its own."""
+    return {
+        "command": ["/usr/bin/python3", f"/etc/agents/{program}.py"],
+        "stateDirectory": options.pop("stateDirectory", "worker"),
+        "stableSec": 2,
+        **options,
+    }
+
+
+def system(agents: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Declare a system with these agents and a short probation."""
+    healer = {
+        "agents": agents,
+        "safeSwitch": {"probationSec": 4},
+        "drift": {"intervalSec": 2},
+        **more.pop("healer", {}),
+    }
+    return {"etc": {**PROGRAMS, **more.pop("etc", {})}, "healer": healer, **more}
+
+
+def entries(machine: LocalMachine, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the ledger's entries, all or of one type."""
+    only = f"--type {kind}" if kind else ""
+    out = machine.succeed(f"healer ledger show --json {only}")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def wait_for_entry(
+    machine: LocalMachine, kind: str, timeout: float = 120, **data: Any
+) -> dict[str, Any]:
+    """Wait for an entry of this type with these data, and return the last one."""
+    tests = "".join(f" and e['data'].get({key!r}) == {value!r}" for key, value in data.items())
+    script = (
+        "import json, sys\n"
+        f"found = [e for e in map(json.loads, sys.stdin) if e['type'] == {kind!r}{tests}]\n"
+        "print(json.dumps(found[-1])) if found else sys.exit(1)\n"
+    )
+    machine.write_file("/run/wait-for-entry.py", script)
+    out = machine.wait_until_succeeds(
+        "healer ledger show --json | python3 /run/wait-for-entry.py", timeout=timeout
+    )
+    entry: dict[str, Any] = json.loads(out)
+    return entry
+
+
+def wait_for_new_pid(machine: LocalMachine, unit: str, old: int) -> int:
+    """Wait until a unit runs under another main PID than before."""
+    machine.wait_until_succeeds(
+        f"p=$(systemctl show -P MainPID {unit}); test $p != 0 && test $p != {old}", timeout=120
+    )
+    return main_pid(machine, unit)
+
+
+def main_pid(machine: LocalMachine, unit: str) -> int:
+    """Return a unit's main PID."""
+    return int(machine.succeed(f"systemctl show -P MainPID {unit}"))
+
+
+def kill_and_wait(machine: LocalMachine, unit: str) -> int:
+    """Kill a unit's main process and wait for the next one; return its PID."""
+    old = main_pid(machine, unit)
+    machine.succeed(f"kill -KILL {old}")
+    return wait_for_new_pid(machine, unit, old)
+
+
+def assert_intact(machine: LocalMachine) -> None:
+    """The ledger verifies, and no crash is in it twice."""
+    machine.succeed("healer ledger verify")
+    crashes = [
+        (e["data"]["boot"], e["data"]["unit"], e["data"]["invocation"])
+        for e in entries(machine, "agent.crash")
+    ]
+    assert len(crashes) == len(set(crashes)), crashes

@@ -1,0 +1,275 @@
+"""The watchdog on a real systemd: real signals, real exits, a real journal."""
+
+import json
+import time
+
+from tests.conftest import Boot
+from tests.machine.agents import (
+    agent,
+    assert_intact,
+    entries,
+    kill_and_wait,
+    main_pid,
+    system,
+    wait_for_entry,
+    wait_for_new_pid,
+)
+from tests.machine.local import LocalMachine
+
+
+def test_sigkill(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_until_succeeds("journalctl -u worker | grep 'job 5'", timeout=20)
+    kill_and_wait(machine, "worker.service")
+    restarted = wait_for_entry(machine, "agent.restarted", agent="worker")
+    recovered = wait_for_entry(machine, "agent.recovered", agent="worker")
+
+    (crash,) = entries(machine, "agent.crash")
+    data = crash["data"]
+    assert (data["class"], data["code"], data["status"]) == ("signal", "killed", "KILL")
+    assert data["restart"] == "will-restart"
+    assert data["source"] == "stamp"
+    assert data["status_text"].startswith("working on job ")
+    assert data["journal"][-1].startswith("job ")
+    assert data["toplevel"] == machine.current_system()
+    assert data["runtime_ms"] > 0
+    incident = f"worker-{data['invocation'][:8]}"
+    assert [e["incident"] for e in (crash, restarted, recovered)] == [incident] * 3
+
+    # The agent went on where it was.
+    machine.succeed("journalctl -u worker | grep -E 'resuming at job [5-9]|resuming at job ..'")
+
+    status = json.loads(machine.succeed("healer status --json"))
+    assert status["agents"]["worker"]["crashes"] == 1
+    assert status["agents"]["worker"]["active_state"] == "active"
+    story = machine.succeed(f"healer incident {incident}")
+    assert "SIGKILL" in story
+    assert "recovered" in story
+    assert_intact(machine)
+
+
+def test_conditional_restart_by_exit_code(container: Boot) -> None:
+    stop_on_3 = {"policy": "conditional", "rules": [{"exitCodes": [3], "action": "stop"}]}
+    machine = container(system=system({"worker": agent(restart=stop_on_3)}))
+    machine.wait_for_unit("worker.service")
+    pid = main_pid(machine, "worker.service")
+    machine.succeed("echo 4 > /var/lib/worker/orders")
+    wait_for_new_pid(machine, "worker.service", pid)
+    crash = wait_for_entry(machine, "agent.crash", status="4")
+    assert crash["data"]["restart"] == "will-restart"
+
+    machine.succeed("echo 3 > /var/lib/worker/orders")
+    machine.wait_until_succeeds("systemctl is-failed worker", timeout=20)
+    end = wait_for_entry(machine, "agent.not-restarted", agent="worker")
+    crash = wait_for_entry(machine, "agent.crash", status="3")
+    assert crash["data"]["restart"] == "will-not-restart"
+    assert "policy" in end["data"]["reason"]
+    assert_intact(machine)
+
+
+def test_exponential_backoff_grows_to_its_cap(container: Boot) -> None:
+    backoff = {"policy": "exponential", "delaySec": 0.1, "maxDelaySec": 0.8, "steps": 3}
+    loop = agent("broken", restart=backoff, crashLoop={"maxCrashes": 4})
+    machine = container(system=system({"worker": loop}))
+    machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 6", timeout=60)
+    spent = wait_for_entry(machine, "agent.crash-loop", agent="worker")
+    assert spent["data"]["early_deaths"] == 4
+    delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
+    # systemd has no test of RestartSteps= itself: 100 ms, doubling, up to the cap.
+    assert delays[0] < delays[2] < delays[3]
+    for delay, least in zip(delays, [100, 200, 400, 800, 800], strict=False):
+        assert delay >= least - 20, delays
+    assert max(delays) < 2000, delays
+    # Nothing was known to be good, so nothing was rolled back; healer said so.
+    verdict = wait_for_entry(machine, "safeswitch.verdict", verdict="inconclusive")
+    assert "known to be good" in verdict["data"]["reason"]
+    assert entries(machine, "action.intent") == []
+
+
+def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
+    rude = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+    machine = container(
+        system=system(
+            {"worker": agent("rude")},
+            etc={"agents/rude.py": f"{rude}while True: signal.pause()\n"},
+        )
+    )
+    machine.wait_for_unit("worker.service")
+    machine.sleep(1)
+    machine.succeed("systemctl restart worker")
+    stopped = wait_for_entry(machine, "agent.stopped", agent="worker")
+    assert stopped["data"]["status"] == "1"
+    machine.succeed("systemctl stop worker")
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type agent.stopped --json | wc -l) = 2", timeout=20
+    )
+    assert entries(machine, "agent.crash") == []
+
+
+def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    for _ in range(3):
+        pid = main_pid(machine, "worker.service")
+        machine.succeed("systemctl kill --signal=KILL worker")
+        wait_for_new_pid(machine, "worker.service", pid)
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type agent.crash --json | wc -l) = 3", timeout=20
+    )
+    for crash in entries(machine, "agent.crash"):
+        assert (crash["data"]["class"], crash["data"]["status"]) == ("signal", "KILL")
+        assert crash["data"]["toplevel"] == machine.current_system()
+    assert_intact(machine)
+
+
+def crash_counts(machine: LocalMachine) -> tuple[int, int]:
+    """How often systemd restarted the worker, and how many of its crashes are in the ledger."""
+    restarts = int(machine.succeed("systemctl show -P NRestarts worker"))
+    return restarts, len(entries(machine, "agent.crash"))
+
+
+def wait_until_all_are_recorded(machine: LocalMachine) -> int:
+    """Wait until the ledger has as many crashes as systemd counted restarts; return how many."""
+    deadline = time.monotonic() + 40
+    while (counts := crash_counts(machine))[0] != counts[1]:
+        assert time.monotonic() < deadline, counts
+        time.sleep(0.5)
+    assert_intact(machine)
+    return counts[0]
+
+
+def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    kill_and_wait(machine, "worker.service")
+    wait_for_entry(machine, "agent.crash", agent="worker")
+    machine.succeed("systemctl stop healer")
+    for _ in range(4):
+        kill_and_wait(machine, "worker.service")
+    machine.succeed("systemctl start healer")
+    assert wait_until_all_are_recorded(machine) == 5
+
+    # healer killed while it records: systemd brings it back, and each crash is there once.
+    for _ in range(4):
+        machine.succeed("kill -KILL $(systemctl show -P MainPID worker)")
+        machine.succeed("kill -KILL $(systemctl show -P MainPID healer)")
+        machine.wait_until_succeeds("systemctl is-active healer", timeout=20)
+    assert wait_until_all_are_recorded(machine) == 9
+
+
+def test_dbus_journald_and_systemd_itself_restart(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    healer = main_pid(machine, "healer.service")
+    for disturbance in (
+        "systemctl daemon-reload",
+        "systemctl daemon-reexec",
+        "pkill -KILL dbus-daemon",
+        "systemctl restart systemd-journald",
+    ):
+        machine.succeed(f"kill -KILL $(systemctl show -P MainPID worker); {disturbance}")
+        machine.wait_until_succeeds("systemctl show -P MainPID worker | grep -v '^0'", timeout=20)
+        machine.sleep(1)
+        kill_and_wait(machine, "worker.service")
+        machine.sleep(1)
+    assert wait_until_all_are_recorded(machine) == 8
+    assert main_pid(machine, "healer.service") == healer
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+
+
+def test_an_adopted_unit_and_a_name_with_escapes(container: Boot) -> None:
+    def service(text: str) -> dict[str, object]:
+        return {
+            "description": text,
+            "wantedBy": ["multi-user.target"],
+            "serviceConfig": {"ExecStart": "/bin/sleep infinity", "Restart": "no"},
+        }
+
+    agents = {
+        "plain": {"adopt": True, "unit": "queue.service", "stableSec": 2},
+        "odd": {"adopt": True, "unit": "a\\x2db@c\\x3ad.service", "stableSec": 2},
+    }
+    services = {"queue": service("somebody else's"), "a\\x2db@c\\x3ad": service("odd")}
+    machine = container(system=system(agents, services=services))
+    for name, unit in (("plain", "queue.service"), ("odd", r"'a\x2db@c\x3ad.service'")):
+        machine.wait_until_succeeds(f"systemctl is-active {unit}", timeout=20)
+        kill_and_wait(machine, unit)
+        crash = wait_for_entry(machine, "agent.crash", agent=name)
+        assert crash["data"]["source"] == "stamp"
+        wait_for_entry(machine, "agent.recovered", agent=name)
+
+
+def test_recorded_stamps_are_removed(container: Boot) -> None:
+    machine = container(system=system({"worker": agent("broken")}))
+    machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 50", timeout=60)
+    machine.succeed("systemctl stop worker")
+    machine.wait_until_succeeds("test $(ls /run/healer/stamps | grep -c stop$) -lt 32", timeout=30)
+    crashes = len(entries(machine, "agent.crash"))
+    assert crashes >= 50
+    machine.succeed("systemctl restart healer")
+    machine.sleep(3)
+    assert len(entries(machine, "agent.crash")) == crashes
+    assert_intact(machine)
+
+
+def test_a_failing_health_check_restarts_the_agent(container: Boot) -> None:
+    # Answers until it is told to hang; a new process answers again.
+    server = (
+        "import http.server, signal\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: signal.pause())\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "http.server.HTTPServer(('127.0.0.1', 8080), Handler).serve_forever()\n"
+    )
+    check = {"name": "web", "type": "http", "url": "http://127.0.0.1:8080/", "intervalSec": 0.3}
+    web = agent("web", health=[{**check, "startGraceSec": 1, "timeoutSec": 1}])
+    machine = container(system=system({"web": web}, etc={"agents/web.py": server}))
+    machine.wait_until_succeeds('healer status --json | grep -E \'"web": *"ok"\'', timeout=20)
+    pid = main_pid(machine, "web.service")
+    machine.succeed(f"kill -USR1 {pid}")
+    wait_for_new_pid(machine, "web.service", pid)
+    failed = wait_for_entry(machine, "health.failed", check="web")
+    crash = wait_for_entry(machine, "agent.crash", agent="web")
+    assert crash["data"]["class"] == "health"
+    assert crash["incident"] == failed["incident"]
+    wait_for_entry(machine, "action.outcome", action="kill", ok=True)
+    wait_for_entry(machine, "agent.recovered", agent="web")
+    assert len(entries(machine, "agent.crash")) == 1
+
+
+def test_a_dependency_that_cannot_be_checked_is_no_failure(container: Boot) -> None:
+    check = {"name": "gone", "type": "command", "command": ["/no/such/program"]}
+    quick = {"intervalSec": 0.2, "startGraceSec": 0, "failureThreshold": 1}
+    machine = container(system=system({"worker": agent(health=[{**check, **quick}])}))
+    machine.wait_for_unit("worker.service")
+    machine.sleep(3)
+    assert entries(machine, "health.failed") == []
+
+
+def test_out_of_memory_is_told_apart_from_a_kill(vm: Boot) -> None:
+    hog = "import time\nblocks = []\nwhile True: blocks.append(bytearray(b'x' * 4_000_000))\n"
+    limits = {"MemoryMax": "60M", "MemorySwapMax": "0"}
+    machine = vm()
+    agents = {
+        "hog": agent("hog", serviceConfig=limits, restart={"policy": "never"}),
+        "worker": agent(),
+    }
+    machine.deploy(system(agents, etc={"agents/hog.py": hog}), status={0, 4})
+    crash = wait_for_entry(machine, "agent.crash", agent="hog", timeout=60)
+    assert crash["data"]["class"] == "oom"
+    assert crash["data"]["memory"]["oom_kill"] >= 1
+    assert crash["data"]["memory"]["peak"] >= 50_000_000
+    kill_and_wait(machine, "worker.service")
+    crash = wait_for_entry(machine, "agent.crash", agent="worker", timeout=60)
+    assert crash["data"]["class"] == "signal"
+    assert crash["data"]["memory"]["oom_kill"] == 0
+
+    machine.succeed("date --set='2 days ago'")
+    step = wait_for_entry(machine, "host.clock-step", timeout=60)
+    assert step["data"]["step_us"] < -86_000_000_000
+    kill_and_wait(machine, "worker.service")
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type agent.crash --json | wc -l) = 3", timeout=60
+    )
+    assert_intact(machine)

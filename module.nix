@@ -12,8 +12,9 @@ let
   rendered = import ./nix/render.nix {
     inherit cfg;
     package = "${cfg.package}";
-    # It starts faster than bash, and it is on the restart path of every agent.
-    shell = lib.getExe pkgs.dash;
+    # Statically linked: it runs as root with the environment of the unit, and a dynamic linker
+    # would obey the LD_PRELOAD= of an EnvironmentFile=. It starts faster, too.
+    shell = "${pkgs.busybox-sandbox-shell}/bin/sh";
   };
 
   configFile = pkgs.writeText "healer-config.yaml" rendered.configText;

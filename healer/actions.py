@@ -15,6 +15,7 @@ from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
 from healer.helper import CarryOut, RemoveStamps, Reply, Request
+from healer.host import nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rollback
 from healer.safeswitch.rollback import Progress
@@ -65,16 +66,19 @@ async def _roll_back(
     """Start the rollback's own unit and wait for it; begin again where it was killed half-way."""
     last = Done(False, "the rollback's unit ended before the rollback did")
     for _ in range(_ATTEMPTS):
-        progress = _progress(intent)
+        progress = rollback.read_progress(intent)
         if progress is None or not progress.done:
-            running = await unit_state(rollback.UNIT)
-            if running is None or running.gave_up:
+            unit = await unit_state(rollback.UNIT)
+            if unit is None or unit.gave_up:
                 reply = await _ask(CarryOut(intent.seq), config)
                 if not reply.ok:
                     return Done(False, reply.detail)
             progress = await _wait(intent, config, unit_state)
         if progress is not None and progress.done:
             return Done(progress.ok, progress.detail, progress.running, progress.steps)
+        running = nix.systems(Path(config.safe_switch.profile))
+        if running.current == running.profile == intent.data["target"]:
+            return Done(True, "its progress could not be written down", running.current)
     return last
 
 
@@ -88,18 +92,9 @@ async def _wait(
         while True:
             await asyncio.sleep(_POLL_SEC)
             unit = await unit_state(rollback.UNIT)
-            progress = _progress(intent)
-            if progress is not None and progress.done:
+            progress = rollback.read_progress(intent)
+            if (progress is not None and progress.done) or unit is None or unit.gave_up:
                 return progress
-            if unit is None or unit.gave_up:
-                return _progress(intent)
-
-
-def _progress(intent: Entry) -> Progress | None:
-    try:
-        return rollback.read_progress(intent.seq)
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 async def remove_stamps(names: list[str], config: Config) -> Done:

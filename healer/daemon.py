@@ -24,15 +24,15 @@ from healer.config import Config, Loaded, load
 from healer.decisions import Decisions
 from healer.drift.compare import DriftState, Finding
 from healer.drift.watch import DriftWatcher
-from healer.errors import ConfigError, HealerError, HostUnavailableError
-from healer.events import Context, Ended, Instant, Systems
-from healer.files import write_atomically
-from healer.host import clock, journal, nix, stamps
+from healer.errors import ConfigError, HealerError
+from healer.events import Ended, Instant, Systems
+from healer.host import clock, nix
 from healer.host.inotify import Watches
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
 from healer.status import Status
+from healer.watchdog.ends import Ends
 from healer.watchdog.probes import probe
 from healer.watchdog.units import Units
 
@@ -42,8 +42,6 @@ _TICK_SEC = 1.0
 _RECONCILE_SEC = 10.0
 # After systemd said that a unit failed, its journal record and its stamp are there this soon.
 _JOURNAL_LAG_SEC = 0.3
-# Removing stamps costs a process; this many recorded ones may stay.
-_STAMPS_KEPT = 32
 _CLOCK_STEP_US = 2_000_000
 
 
@@ -60,17 +58,14 @@ class Daemon:
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
-        self._journal = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._ends = Ends(loaded.config)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._intents: dict[int, Entry] = {}
         self._journal_due_ms = 0
-        self._cursor_path = Path(loaded.config.state_dir) / "journal.cursor"
         self._clock_offset_us = _clock_offset_us()
         self._ledger_trouble: str | None = None
-        self._handled: set[str] = set()  # stop stamps whose ends were handed to the ledger
-        self._removable: set[str] = set()  # those of them that are durable there
         self._removing = False
         self._reload = False
         self._switching = False
@@ -79,10 +74,6 @@ class Daemon:
     @property
     def _config(self) -> Config:
         return self._decisions.config
-
-    @property
-    def _stamps(self) -> Path:
-        return Path(self._config.runtime_dir) / "stamps"
 
     @property
     def _declared(self) -> frozenset[str]:
@@ -98,7 +89,7 @@ class Daemon:
         self._started()
         watches = Watches(self._wake.set)
         watches.open()
-        watches.set({self._stamps: None})
+        watches.set({self._ends.stamps: None})
         notify("READY=1")
         async with asyncio.TaskGroup() as group:
             running = [
@@ -115,7 +106,7 @@ class Daemon:
             for task in (*running, *self._tasks):
                 task.cancel()
         self._record([Record(clock.now(), "healer.stopped", {"reason": "asked to stop"})])
-        self._journal.shutdown(wait=False, cancel_futures=True)
+        self._ends.close()
 
     # Memory
 
@@ -175,6 +166,7 @@ class Daemon:
         data = {
             "intent": intent.seq,
             "action": intent.data["action"],
+            "agent": intent.data.get("agent"),
             "ok": done.ok,
             "detail": done.detail,
             "running": done.running,
@@ -204,7 +196,7 @@ class Daemon:
     async def _look_again_and_again(self) -> None:
         while True:
             await self._look()
-            notify("WATCHDOG=1")
+            self._alive()
             try:
                 async with asyncio.timeout(_TICK_SEC):
                     await self._wake.wait()
@@ -236,15 +228,13 @@ class Daemon:
         return systems
 
     async def _look_at_stamps(self) -> None:
-        there, declared = stamps.stop_stamps(self._stamps), self._declared
-        self._handled &= there.keys()
-        self._removable &= there.keys()
-        new = {name for name, (unit, _) in there.items() if unit in declared} - self._handled
-        for ended in stamps.read(self._stamps, new):
+        # A system was active before anything was started under it: look at the stamps first.
+        for ended in self._ends.stamped(self._declared, self._look_at_systems):
             await self._ended(ended)
-        if len(self._removable) >= _STAMPS_KEPT and not self._removing:
+        names = self._ends.to_remove()
+        if names and not self._removing:
             self._removing = True
-            self._spawn(self._remove_stamps(sorted(self._removable)))
+            self._spawn(self._remove_stamps(names))
 
     async def _remove_stamps(self, names: list[str]) -> None:
         done = await actions.remove_stamps(names, self._config)
@@ -258,56 +248,30 @@ class Daemon:
         name = self._decisions.agent_of(ended.unit)
         if name is None:
             return
-        self._handled.add(ended.stamp)
+        self._ends.handled(ended)
         if self._decisions.agent(name).knows(ended):
-            self._removable.add(ended.stamp)
+            self._ends.durable(ended)
             return
-        if ended.toplevel is None:
-            ended = await self._with_toplevel(ended)
-        context = await self._context(ended, self._config.agents[name].journal_lines)
+        deployment = self._decisions.deployment
+        if deployment.since is not None:
+            ended = await self._ends.with_toplevel(ended, deployment.current, deployment.since)
+        context = await self._ends.context(ended, self._config.agents[name].journal_lines)
+        state = self._units.states.get(ended.unit)
+        context = replace(
+            context,
+            switching=self._switching,
+            status_text=self._units.status_text(ended),
+            n_restarts=state.n_restarts if state else None,
+        )
         written = self._record(self._decisions.on_ended(ended, context, clock.now()))
         self._units.mark(ended.unit)
+        self._alive()
         written[0].add_done_callback(lambda done: self._durable(done, ended))
 
     def _durable(self, done: "concurrent.futures.Future[Entry]", ended: Ended) -> None:
-        """Note, in the ledger's thread, that an end's stamp has served."""
+        """Note, in the ledger's thread, that an end is durable."""
         if done.exception() is None:
-            self._removable.add(ended.stamp)
-
-    async def _with_toplevel(self, ended: Ended) -> Ended:
-        """Add the toplevel to an end without a start stamp, where that is beyond doubt.
-
-        The start stamp is missing when an agent died before it was up.
-        """
-        deployment = self._decisions.deployment
-        if deployment.since is None or deployment.since.boot != ended.boot:
-            return ended
-        try:
-            started = await self._in_journal(journal.started_ms, ended.unit, ended.invocation)
-        except HostUnavailableError:
-            return ended
-        if started is None:
-            return ended
-        under_it = started > deployment.since.uptime_ms
-        toplevel = deployment.current if under_it else None
-        return replace(ended, start_uptime_ms=started, toplevel=toplevel)
-
-    async def _context(self, ended: Ended, count: int) -> Context:
-        unit, invocation = ended.unit, ended.invocation
-        requested, lines = False, ()
-        try:
-            requested = await self._in_journal(journal.stop_requested, unit, invocation)
-            if ended.result != "success":
-                lines = await self._in_journal(journal.last_lines, unit, invocation, count)
-        except HostUnavailableError as error:
-            log.warning("%s; the end of %s is recorded without its last lines", error, unit)
-        state = self._units.states.get(unit)
-        return Context(
-            stop_requested=requested,
-            status_text=self._units.status_text(ended),
-            journal=lines,
-            n_restarts=state.n_restarts if state else None,
-        )
+            self._ends.durable(ended)
 
     async def _look_at_units(self, systems: Systems) -> None:
         await self._units.refresh()
@@ -316,26 +280,28 @@ class Daemon:
             self._record(self._decisions.on_unit(unit, state, systems, now))
 
     async def _look_at_journal(self) -> None:
-        """Find the ends that left no stamp, and those from before a reboot."""
+        """Find the ends that left no stamp, and those from before a reboot, a page at a time."""
         if clock.uptime_ms() < self._journal_due_ms:
             return
         self._journal_due_ms = clock.uptime_ms() + int(_RECONCILE_SEC * 1000)
-        cursor = self._cursor_path.read_text() if self._cursor_path.exists() else None
-        try:
-            replay = await self._in_journal(journal.ended_since, cursor, self._declared)
-        except HostUnavailableError as error:
-            log.warning("%s; trying again", error)
+        replay = await self._ends.journalled(self._declared)
+        if replay is None:
             return
         if replay.gap:
             reason = "the journal was rotated away behind healer's cursor"
             data = {"what": "journal", "unit": None, "count": None, "reason": reason}
             self._record([Record(clock.now(), "loss", data)])
+        # Where there is a stamp too, it knows more.
         await self._look_at_stamps()
         for ended in replay.ended:
-            await self._ended(stamps.with_start(self._stamps, ended))
-        if replay.cursor is not None and self._ledger.health().ok:
-            write_atomically(self._cursor_path, replay.cursor.encode(), 0o600)
-        await self._units.reconcile()
+            await self._ended(ended)
+        if replay.cursor is not None and self._ledger.health().spooled == 0:
+            self._ends.read_up_to(replay.cursor)
+        if replay.more:
+            self._journal_due_ms = 0
+            self._wake.set()
+        else:
+            await self._units.reconcile()
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()
@@ -354,9 +320,9 @@ class Daemon:
             self._ledger_trouble = reason
             self._publisher.changed()
 
-    async def _in_journal(self, question: Any, *arguments: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._journal, question, *arguments)
+    def _alive(self) -> None:
+        """Tell systemd that the loop gets on (WatchdogSec=)."""
+        notify("WATCHDOG=1")
 
     def _unit_changed(self, failed: bool) -> None:
         """Wake the loop; after a failure the journal's record of it is there soon."""
@@ -369,23 +335,23 @@ class Daemon:
     # Health checks and drift
 
     async def _probe_agents(self) -> None:
-        """Run each declared check at its interval; a reload of the configuration starts anew."""
+        """Run each declared check at its interval; a new configuration begins anew."""
         while True:
             config = self._config
             async with asyncio.TaskGroup() as group:
-                for name, agent in config.agents.items():
-                    for index, check in enumerate(agent.health):
-                        phase = check.interval_sec * index / len(agent.health)
-                        group.create_task(self._probe(config, name, check, phase))
-                group.create_task(self._until_config_changes(config))
-
-    async def _until_config_changes(self, config: Config) -> None:
-        while self._config is config:
-            await asyncio.sleep(_TICK_SEC)
+                probes = [
+                    group.create_task(self._probe(config, name, check, index / len(agent.health)))
+                    for name, agent in config.agents.items()
+                    for index, check in enumerate(agent.health)
+                ]
+                while self._config is config:
+                    await asyncio.sleep(_TICK_SEC)
+                for task in probes:
+                    task.cancel()
 
     async def _probe(self, config: Config, name: str, check: Any, phase: float) -> None:
-        await asyncio.sleep(phase)
-        while self._config is config:
+        await asyncio.sleep(phase * check.interval_sec)
+        while True:
             unit = self._units.states.get(config.agents[name].unit)
             if unit is not None and unit.running:
                 outcome, detail = await probe(check)

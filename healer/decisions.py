@@ -33,8 +33,10 @@ class Decisions:
     def replay(self, record: Record) -> None:
         """Fold one record into the state, new or read back."""
         name = record.data.get("agent")
-        if isinstance(name, str):
-            self.agents[name] = agent.apply(self.agent(name), record)
+        concerned = [*self.agents] if record.type == "deployment.activated" else [name]
+        for each in concerned:
+            if isinstance(each, str):
+                self.agents[each] = agent.apply(self.agent(each), record)
         self.deployment = deployment.apply(self.deployment, record)
 
     def agent(self, name: str) -> AgentState:
@@ -76,6 +78,8 @@ class Decisions:
         now: Instant,
     ) -> list[Record]:
         """Answer one health check."""
+        if name not in self.config.agents:
+            return []
         key = (name, check.name)
         streak = health.observe(self.streaks.get(key, Streak()), check, unit, outcome, now)
         self.streaks[key] = streak
@@ -99,6 +103,10 @@ class Decisions:
 
     def on_outcome(self, outcome: Record, intent: Record) -> list[Record]:
         """Answer the outcome of an action that was intended."""
+        if intent.data["action"] == "kill":
+            # A kill that failed is intended again after as many failures as the first took.
+            for key in [key for key in self.streaks if key[0] == intent.data["agent"]]:
+                del self.streaks[key]
         return self._apply(_outcome(outcome, intent))
 
     def _apply(self, records: Iterable[Record]) -> list[Record]:
@@ -118,16 +126,24 @@ class Decisions:
                 yield name, "has crashed and is not stable yet"
             elif unit is None:
                 yield name, f"has no unit {declared.unit}"
-            elif not unit.running and self._ended_under_current(state):
-                yield name, f"is not running ({unit.active_state})"
             elif unit.active_state == "activating":
                 yield name, "is still starting"
+            elif not unit.running and not self._rests(name, state):
+                yield name, f"is not running ({unit.active_state})"
             elif unit.running and now.uptime_ms - unit.active_enter_ms < declared.stable_sec * 1000:
                 yield name, f"is not up for {declared.stable_sec:g} s yet"
 
-    def _ended_under_current(self, state: AgentState) -> bool:
-        crash = state.last_crash
-        return crash is not None and crash.data["toplevel"] == self.deployment.current
+    def _rests(self, name: str, state: AgentState) -> bool:
+        """Whether an agent that is down is so for a reason that the deployment did not give.
+
+        It ended under an earlier one for good, somebody stopped it, or its work is done.
+        """
+        end = state.last_end
+        if end is None or (end.type == "agent.stopped" and end.data["by"] == "switch"):
+            return False
+        if end.type == "agent.exit":
+            return self.config.agents[name].restart.on == "failure"
+        return end.type == "agent.stopped" or end.data["toplevel"] != self.deployment.current
 
 
 def _outcome(outcome: Record, intent: Record) -> Iterator[Record]:

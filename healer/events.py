@@ -63,6 +63,7 @@ class Context:
     """What the agent was doing when it ended, and how its end came to be."""
 
     stop_requested: bool = False
+    switching: bool = False
     status_text: str | None = None
     journal: tuple[str, ...] = ()
     n_restarts: int | None = None

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from healer import files
 from healer.config import Config
-from healer.errors import HealerError, RefusedError
+from healer.errors import HealerError, LedgerError, RefusedError
 from healer.host import nix, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
@@ -64,7 +63,7 @@ def serve(config: Config) -> None:
         reply = _answer(config, sys.stdin.buffer.readline(_MAX_REQUEST))
     except msgspec.MsgspecError as error:
         reply = Reply(False, f"not a request: {error}")
-    except HealerError as error:
+    except (HealerError, OSError) as error:
         reply = Reply(False, str(error))
     print(f"healer helper: {reply.detail}", file=sys.stderr)
     sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
@@ -86,8 +85,8 @@ def _answer(config: Config, line: bytes) -> Reply:
 def run_rollback(config: Config, intent_seq: int) -> bool:
     """Carry out the rollback of an intent, in this process; return whether it succeeded."""
     intent = signed_intent(config, intent_seq)
-    target = _known_good_target(intent)
-    progress = rollback.roll_back(intent.seq, target, Path(config.safe_switch.profile))
+    _known_good_target(intent)
+    progress = rollback.roll_back(intent, Path(config.safe_switch.profile))
     print(f"healer rollback: {progress.detail}", file=sys.stderr)
     return progress.ok
 
@@ -105,7 +104,7 @@ def signed_intent(config: Config, seq: int) -> Entry:
         raise RefusedError(f"the ledger in {directory} has no entry {seq}")
     if found.type != "action.intent" or found.data.get("action") not in _VERBS:
         raise RefusedError(f"entry {seq} is no intent that the helper knows ({found.type})")
-    ledger_entry.check_signature(found, keys.public_key(_pinned_key(directory)))
+    _check_signature(found, directory)
     return found
 
 
@@ -113,9 +112,21 @@ def _pinned_key(directory: Path) -> bytes:
     """Return the key that root saw first; the ledger cannot change it afterwards."""
     if not _PINNED_KEY.exists():
         _PINNED_KEY.parent.mkdir(mode=0o755, exist_ok=True)
-        offered = (directory / keys.PUBLIC_KEY_FILE).read_bytes()
-        files.write_atomically(_PINNED_KEY, offered, 0o644)
+        offered = directory / keys.PUBLIC_KEY_FILE
+        if offered.is_symlink():
+            raise RefusedError(f"{offered} is a link")
+        keys.export_public(_PINNED_KEY.parent, keys.public_key(keys.load_public(offered)))
     return keys.load_public(_PINNED_KEY)
+
+
+def _check_signature(intent: Entry, directory: Path) -> None:
+    try:
+        ledger_entry.check_signature(intent, keys.public_key(_pinned_key(directory)))
+    except LedgerError as error:
+        raise RefusedError(
+            f"entry {intent.seq}: {error}. If the ledger was begun anew on purpose, remove "
+            f"{_PINNED_KEY}: it holds the key of the ledger that root saw first"
+        ) from error
 
 
 def _kill(config: Config, intent: Entry) -> Reply:

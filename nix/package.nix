@@ -18,6 +18,7 @@ python3Packages.buildPythonApplication {
 
   dependencies = [
     python3Packages.cryptography
+    python3Packages.h11
     python3Packages.inotify-simple
     python3Packages.msgspec
     python3Packages.pyyaml

@@ -1,6 +1,7 @@
 # ExecStartPost=+sh THIS UNIT: under which system toplevel, and when, this invocation started.
 # It runs beside the agent, not before it, so it delays no restart. Shell builtins only.
 unit=$1
+case $INVOCATION_ID in '' | *[!0-9a-f]*) exit 0 ;; esac
 stamps=/run/healer/stamps
 # See stamp-stop.sh.
 count=0

@@ -1,6 +1,7 @@
 # ExecStopPost=+sh THIS UNIT: how this invocation ended, while its cgroup can still be read.
 # PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
 unit=$1
+case $INVOCATION_ID in '' | *[!0-9a-f]*) exit 0 ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
 # With healer dead and an agent that dies at once, /run must not fill up: behind the first thousand

@@ -19,6 +19,16 @@ def uptime_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
+def from_monotonic_us(monotonic_us: int) -> int:
+    """Convert a time of systemd's to milliseconds since boot.
+
+    CLOCK_MONOTONIC stands still while the machine is suspended; what was before a suspend comes
+    out later than it was, never earlier.
+    """
+    behind_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return monotonic_us // 1000 + behind_ns // 1_000_000
+
+
 def now() -> Instant:
     """Return this moment."""
     return Instant(boot_id(), uptime_ms(), time.time_ns() // 1000)

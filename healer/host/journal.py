@@ -1,12 +1,13 @@
 """journald: an agent's last lines, stops that were asked for, and ends that left no stamp.
 
 systemd-python's Reader belongs to one thread, and an open one pins rotated files: so each
-question opens its own, and the daemon asks them all from one thread.
+question opens its own, and the daemon asks them all from one thread. Any process may write any
+field that does not begin with an underscore: a record counts as systemd's only if it is PID 1's.
 """
 
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from systemd import journal
 
 from healer.errors import HostUnavailableError
 from healer.events import Ended
+from healer.host import clock
 
 # systemd's catalogue of messages (sd-messages.h).
 UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
@@ -38,55 +40,74 @@ def last_lines(unit: str, invocation: str, count: int) -> tuple[str, ...]:
 
 def stop_requested(unit: str, invocation: str) -> bool:
     """Whether systemd logged that it was asked to stop this invocation (a stop or restart job)."""
-    with _reader(MESSAGE_ID=UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:
+    with _systemd(UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:
         return bool(reader.get_next())
 
 
 def started_ms(unit: str, invocation: str) -> int | None:
     """Return when systemd began to start this invocation, in milliseconds since its boot."""
-    with _reader(MESSAGE_ID=UNIT_STARTING, UNIT=unit, INVOCATION_ID=invocation) as reader:
+    with _systemd(UNIT_STARTING, UNIT=unit, INVOCATION_ID=invocation) as reader:
         entry = reader.get_next()
-    return _monotonic_ms(entry) if entry else None
+    return _uptime_ms(entry) if entry else None
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the journal holds behind a cursor.
+    """A page of what the journal holds behind a cursor.
 
-    ``cursor`` is the journal's end now; ``gap`` says that the entry at the old cursor was rotated
-    away, and that others may have gone with it.
+    ``cursor`` is where the next page begins, ``more`` says that there is one already. ``gap`` says
+    that the entry at the old cursor is gone, and that others may have gone with it.
     """
 
     ended: list[Ended]
     cursor: str | None
+    more: bool
     gap: bool
 
 
-def ended_since(cursor: str | None, units: frozenset[str]) -> Replay:
-    """Return the failed invocations of ``units`` behind ``cursor``; none where that is None."""
+def ended_since(cursor: str | None, units: frozenset[str], most: int) -> Replay:
+    """Return at ``most`` so many failed invocations of ``units`` behind ``cursor``.
+
+    Nothing is replayed from before a cursor that is None.
+    """
+    end = _end()
+    if cursor is None:
+        return Replay([], end, more=False, gap=False)
+    if not _is_there(cursor):
+        return Replay([], end, more=False, gap=True)
     found: list[Ended] = []
-    gap = False
+    with _systemd(UNIT_FAILED) as reader:
+        reader.seek_cursor(cursor)
+        while entry := reader.get_next():
+            here = _text(entry, "__CURSOR")
+            if here != cursor and _text(entry, "UNIT") in units:
+                found.append(_ended(entry))
+                if len(found) >= most:
+                    return Replay(found, here, more=True, gap=False)
+    return Replay(found, end, more=False, gap=False)
+
+
+def _end() -> str | None:
     with _reader() as reader:
         reader.seek_tail()
         newest = reader.get_previous()
-        end = str(newest["__CURSOR"]) if newest else None
-    if cursor is not None:
+    return _text(newest, "__CURSOR") if newest else None
+
+
+def _is_there(cursor: str) -> bool:
+    try:
         with _reader() as reader:
             reader.seek_cursor(cursor)
-            gap = not (reader.get_next() and reader.test_cursor(cursor))
-        with _reader(MESSAGE_ID=UNIT_FAILED) as reader:
-            reader.seek_cursor(cursor)
-            while entry := reader.get_next():
-                if _text(entry, "UNIT") in units and entry["__CURSOR"] != cursor:
-                    found.append(_ended(entry))
-    return Replay(found, end, gap)
+            return bool(reader.get_next()) and bool(reader.test_cursor(cursor))
+    except (HostUnavailableError, ValueError):  # not a cursor at all
+        return False
 
 
 def _ended(failed: Mapping[str, Any]) -> Ended:
     """Join "Failed with result" with the main process's exit of the same invocation."""
     unit, invocation = _text(failed, "UNIT"), _text(failed, "INVOCATION_ID")
     code = status = ""
-    with _reader(MESSAGE_ID=UNIT_PROCESS_EXIT, UNIT=unit, INVOCATION_ID=invocation) as reader:
+    with _systemd(UNIT_PROCESS_EXIT, UNIT=unit, INVOCATION_ID=invocation) as reader:
         # The main process ends before the control processes that follow it.
         if exit_entry := reader.get_next():
             code, status = _text(exit_entry, "EXIT_CODE"), _text(exit_entry, "EXIT_STATUS")
@@ -98,22 +119,37 @@ def _ended(failed: Mapping[str, Any]) -> Ended:
         code=code,
         status=status if code == "exited" else _signal_name(status),
         start_uptime_ms=None,
-        stop_uptime_ms=_monotonic_ms(failed),
+        stop_uptime_ms=_uptime_ms(failed),
         toplevel=None,
         memory=None,
         source="journal",
     )
 
 
+class _Unconverted(dict[str, Any]):
+    """Leave every field as it is: systemd-python lets errors out when it converts what a process
+    wrote, and a process may write any field.
+    """
+
+    def get(self, _field: str, _default: object = None) -> Any:
+        return lambda value: value
+
+
 @contextmanager
 def _reader(**match: str) -> Iterator[journal.Reader]:
     try:
         with journal.Reader(flags=journal.LOCAL_ONLY | journal.SYSTEM) as reader:
+            reader.converters = _Unconverted()
             for field, value in match.items():
                 reader.add_match(**{field: value})
             yield reader
     except OSError as error:
         raise HostUnavailableError(f"journald cannot be read: {error.strerror}") from error
+
+
+def _systemd(message_id: str, **match: str) -> AbstractContextManager[journal.Reader]:
+    """Read PID 1's own records: journald sets _PID, whoever logs cannot."""
+    return _reader(_PID="1", MESSAGE_ID=message_id, **match)
 
 
 def _text(entry: Mapping[str, Any], field: str) -> str:
@@ -126,9 +162,10 @@ def _text(entry: Mapping[str, Any], field: str) -> str:
     return str(getattr(value, "hex", value))
 
 
-def _monotonic_ms(entry: Mapping[str, Any]) -> int:
-    stamp = entry["__MONOTONIC_TIMESTAMP"]
-    return int(stamp.timestamp.total_seconds() * 1000)
+def _uptime_ms(entry: Mapping[str, Any]) -> int:
+    """Return when an entry was written, in milliseconds since its boot."""
+    stamp, _ = entry["__MONOTONIC_TIMESTAMP"]
+    return clock.from_monotonic_us(stamp)
 
 
 def _signal_name(number: str) -> str:

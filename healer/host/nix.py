@@ -55,12 +55,13 @@ def is_locked(path: Path) -> bool:
     It does not take the lock, so looking never makes a switch fail, and needs no right to open it.
     """
     try:
-        inode = path.stat().st_ino
+        held = path.stat()
         locks = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
         return False
+    device = f"{os.major(held.st_dev):02x}:{os.minor(held.st_dev):02x}:{held.st_ino}"
     return any(
-        fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
+        fields[1] == "FLOCK" and fields[5] == device
         for line in locks.splitlines()
         if len(fields := line.split()) >= 8
     )

@@ -15,6 +15,7 @@ from sdbus.sd_bus_internals import SdBus, SdBusMessage
 
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
+from healer.host import clock
 
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -101,8 +102,8 @@ class SystemBus:
             n_restarts=of_service["NRestarts"][1],
             status_text=of_service["StatusText"][1],
             since_us=of_unit["StateChangeTimestamp"][1],
-            since_ms=of_unit["StateChangeTimestampMonotonic"][1] // 1000,
-            active_enter_ms=of_unit["ActiveEnterTimestampMonotonic"][1] // 1000,
+            since_ms=clock.from_monotonic_us(of_unit["StateChangeTimestampMonotonic"][1]),
+            active_enter_ms=clock.from_monotonic_us(of_unit["ActiveEnterTimestampMonotonic"][1]),
         )
 
     async def _call(

@@ -17,6 +17,11 @@ from healer.config import SafeSwitch
 from healer.events import Instant, Systems
 from healer.records import Record
 
+# A switch that has blamed crashes wait for longer than this is told of.
+_LONG_SWITCH_MS = 60_000
+# A promotion that failed (no space, say) is tried again after this.
+_PROMOTE_AGAIN_MS = 600_000
+
 
 @dataclass(frozen=True, slots=True)
 class Blame:
@@ -25,6 +30,7 @@ class Blame:
     agent: str
     incident: str | None
     reason: str
+    at: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class DeploymentState:
     pending_target: str | None = None
     pending_incident: str | None = None
     waiting_for: str | None = None
+    promotion_failed: Instant | None = None
 
     @property
     def on_probation(self) -> bool:
@@ -67,7 +74,9 @@ def apply(state: DeploymentState, record: Record) -> DeploymentState:
         case "deployment.condemned":
             return replace(state, condemned=state.condemned | {data["toplevel"]})
         case "agent.crash-loop" if data["toplevel"] == state.current and state.blame is None:
-            return replace(state, blame=Blame(data["agent"], record.incident, data["reason"]))
+            return replace(
+                state, blame=Blame(data["agent"], record.incident, data["reason"], record.at)
+            )
         case "agent.recovered" if state.blame is not None and state.blame.agent == data["agent"]:
             return replace(state, blame=None)
         case "safeswitch.verdict":
@@ -82,7 +91,14 @@ def apply(state: DeploymentState, record: Record) -> DeploymentState:
                 answered=state.answered or data["action"] == "rollback",
             )
         case "action.outcome" if data["action"] in {"rollback", "promote"}:
-            return replace(state, pending=None, pending_target=None, pending_incident=None)
+            failed = data["action"] == "promote" and not data["ok"]
+            return replace(
+                state,
+                pending=None,
+                pending_target=None,
+                pending_incident=None,
+                promotion_failed=record.at if failed else None,
+            )
         case _:
             return state
 
@@ -125,16 +141,20 @@ def decide(
 
     ``unready`` names each agent that does not hold the probation's gate, and why.
     """
-    if not config.enable or state.pending is not None or systems.switching:
+    if not config.enable or state.pending is not None or not state.on_probation:
         return
-    if state.current is None or state.since is None or systems.current != state.current:
+    if state.since is None or systems.current != state.current:
         return
-    if not state.on_probation or state.answered:
-        return
-    if state.blame is not None:
-        yield from _answer_blame(state, state.blame, now)
-    else:
+    # An agent that has recovered is to blame no more, whoever mended it.
+    blame = state.blame if state.blame is not None and state.blame.agent in unready else None
+    if systems.switching:
+        if blame is not None and not _within(blame.at, now, _LONG_SWITCH_MS):
+            reason = f"{blame.agent}: {blame.reason}, but a switch that is under way does not end"
+            yield from _inconclusive(state, reason, now, blame.incident)
+    elif blame is None:
         yield from _promote(state, config, unready, now)
+    elif not state.answered:
+        yield from _answer_blame(state, blame, now)
 
 
 def probation_left_ms(state: DeploymentState, config: SafeSwitch, now: Instant) -> int | None:
@@ -171,6 +191,9 @@ def _promote(
 ) -> Iterator[Record]:
     if probation_left_ms(state, config, now) != 0:
         return
+    failed = state.promotion_failed
+    if failed is not None and _within(failed, now, _PROMOTE_AGAIN_MS):
+        return
     if unready:
         reason = "; ".join(f"{agent} {why}" for agent, why in sorted(unready.items()))
         yield from _inconclusive(state, f"the probation is over, but {reason}", now, None)
@@ -185,6 +208,10 @@ def _promote(
     reason = "it stood its probation"
     intent = {"action": "promote", "target": state.current, "reason": reason}
     yield Record(now, "action.intent", intent)
+
+
+def _within(moment: Instant, now: Instant, milliseconds: int) -> bool:
+    return moment.boot == now.boot and now.uptime_ms - moment.uptime_ms < milliseconds
 
 
 def _inconclusive(
@@ -214,4 +241,5 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         blame=None,
         answered=False,
         waiting_for=None,
+        promotion_failed=None,
     )

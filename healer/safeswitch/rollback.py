@@ -7,18 +7,21 @@ step may be done again: setting a profile that is set already makes no new gener
 switching to the system that runs resumes what was interrupted.
 """
 
-import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from healer.errors import HealerError, RefusedError
 from healer.files import write_atomically
 from healer.host import nix
+from healer.ledger.entry import Entry
 
 UNIT = "nixos-rebuild-switch-to-configuration.service"
 PROGRESS_DIR = Path("/var/lib/healer-helper")
@@ -38,41 +41,45 @@ class Progress:
     steps: dict[str, int] = field(default_factory=dict)
 
 
-def progress_path(intent: int) -> Path:
-    """Return where the rollback that ``intent`` (a ledger sequence number) asked for is kept."""
-    return PROGRESS_DIR / f"rollback-{intent}.json"
+def progress_path(intent: Entry) -> Path:
+    """Return where the progress of this intent's rollback is kept.
 
-
-def read_progress(intent: int) -> Progress | None:
-    """Return how far a rollback came; None when it has not begun."""
-    try:
-        fields: dict[str, Any] = json.loads(progress_path(intent).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Progress(**fields)
-
-
-def roll_back(intent: int, target: str, profile: Path) -> Progress:
-    """Make ``target`` the system that runs and the system that boots, and verify both.
-
-    Never raises for what a rollback can meet: what went wrong is in the returned progress, which
-    is on disk by then.
+    The name holds the entry's hash: sequence numbers begin again in a new ledger.
     """
-    progress = Progress(intent, target)
-    _write(progress)
+    return PROGRESS_DIR / f"rollback-{intent.seq}-{intent.leaf[:16]}.json"
+
+
+def read_progress(intent: Entry) -> Progress | None:
+    """Return how far a rollback came; None when it has not begun, or cannot be read."""
+    try:
+        return msgspec.json.decode(progress_path(intent).read_bytes(), type=Progress)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def roll_back(intent: Entry, profile: Path) -> Progress:
+    """Make the intent's target the system that runs and the system that boots, and verify both.
+
+    Never raises for what a rollback can meet: what went wrong is in the returned progress.
+    """
+    target = str(intent.data["target"])
+    progress = Progress(intent.seq, target)
+    path = progress_path(intent)
+    _write(path, progress)
     try:
         nix.check_toplevel(target)
-        _timed(progress, "lock", _wait_for_lock)
-        _timed(progress, "profile", lambda: _set_profile(profile, target))
-        code = _timed(progress, "switch", lambda: _switch(target))
+        _timed(path, progress, "lock", _wait_for_lock)
+        _check_not_superseded(profile, {target, str(intent.data["from"])})
+        _timed(path, progress, "profile", lambda: _set_profile(profile, target))
+        code = _timed(path, progress, "switch", lambda: _switch(target))
         progress.detail = f"switch-to-configuration exited with {code}"
-        _timed(progress, "verify", lambda: _verify(profile, target, code))
+        _timed(path, progress, "verify", lambda: _verify(profile, target, code))
         progress.ok = True
     except (HealerError, OSError) as error:
         progress.detail = str(error)
     progress.running = nix.systems(profile).current
     progress.done = True
-    _write(progress)
+    _write(path, progress)
     return progress
 
 
@@ -109,6 +116,13 @@ def _wait_for_lock() -> None:
         time.sleep(_LOCK_POLL_SEC)
 
 
+def _check_not_superseded(profile: Path, expected: set[str]) -> None:
+    """Refuse when somebody has deployed another system since: it is not the one to blame."""
+    running = nix.systems(profile).current
+    if running not in expected:
+        raise RefusedError(f"superseded: {running} runs now, and it is not the one to blame")
+
+
 def _set_profile(profile: Path, target: str) -> None:
     run_nix_env("--profile", str(profile), "--set", target)
 
@@ -139,15 +153,18 @@ def _verify(profile: Path, target: str, code: int) -> None:
         raise RefusedError(f"{profile} is {systems.profile}, not {target}")
 
 
-def _timed(progress: Progress, step: str, action: Any) -> Any:
+def _timed(path: Path, progress: Progress, step: str, action: Any) -> Any:
     began = time.monotonic_ns()
     try:
         return action()
     finally:
         progress.steps[step] = (time.monotonic_ns() - began) // 1_000_000
-        _write(progress)
+        _write(path, progress)
 
 
-def _write(progress: Progress) -> None:
-    fields = {name: getattr(progress, name) for name in Progress.__slots__}
-    write_atomically(progress_path(progress.intent), json.dumps(fields).encode(), 0o644)
+def _write(path: Path, progress: Progress) -> None:
+    """Write the progress down; a full disk does not keep the system from going back."""
+    try:
+        write_atomically(path, msgspec.json.encode(progress), 0o644)
+    except OSError as error:
+        print(f"healer rollback: cannot write {path}: {error.strerror}", file=sys.stderr)

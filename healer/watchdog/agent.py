@@ -36,9 +36,9 @@ class AgentState:
     """What the records say of one agent.
 
     ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
-    oldest first; ``stopped`` says that the last end was asked for, ``looped_in`` in which toplevel
-    the crash-loop budget was last spent, and ``unhealthy`` names the invocation that a health check
-    found failing, and that check.
+    oldest first; ``restarted_as`` names the run (boot and invocation) that follows the last crash,
+    ``looped_in`` the toplevel in which the crash-loop budget was last spent, and ``unhealthy`` the
+    invocation that a health check found failing, and that check.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -46,8 +46,8 @@ class AgentState:
     crashes: int = 0
     last_crash: Record | None = None
     incident: str | None = None
-    restarted_as: str | None = None
-    stopped: bool = False
+    restarted_as: tuple[str, str] | None = None
+    last_end: Record | None = None
     looped_in: str | None = None
     unhealthy: tuple[str, str] | None = None
 
@@ -79,7 +79,7 @@ def apply(state: AgentState, record: Record) -> AgentState:
         case "agent.exit" | "agent.stopped":
             return _end(state, record)
         case "agent.restarted":
-            return replace(state, restarted_as=data["invocation"])
+            return replace(state, restarted_as=(record.at.boot, data["invocation"]))
         case "agent.recovered":
             return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
         case "agent.not-restarted":
@@ -88,6 +88,10 @@ def apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, looped_in=data["toplevel"])
         case "health.failed":
             return replace(state, unhealthy=(data["invocation"], data["check"]))
+        case "action.outcome" if data["action"] == "kill" and not data["ok"]:
+            return replace(state, unhealthy=None)
+        case "deployment.activated" if data["toplevel"] != data["previous"]:
+            return replace(state, deaths=(), looped_in=None)
         case _:
             return state
 
@@ -106,11 +110,15 @@ def on_ended(
         "code": ended.code,
         "status": ended.status,
         "runtime_ms": ended.runtime_ms,
+        "toplevel": ended.toplevel,
     }
     health_check = state.failed_check(ended.invocation)
     if not is_crash(ended, stop_requested=context.stop_requested, health_check=health_check):
-        kind = "agent.stopped" if context.stop_requested else "agent.exit"
-        yield Record(now, kind, common, state.incident)
+        if context.stop_requested:
+            by = "switch" if context.switching else "request"
+            yield Record(now, "agent.stopped", {**common, "by": by}, state.incident)
+        else:
+            yield Record(now, "agent.exit", common, state.incident)
         return
     crash = _crash(name, agent, state, ended, context, now, common)
     yield crash
@@ -126,9 +134,12 @@ def on_state(
     crash = state.last_crash.data
     common = {"agent": name, "unit": agent.unit}
     if unit.running and unit.invocation != crash["invocation"]:
-        if state.restarted_as not in {None, unit.invocation}:
+        following = state.restarted_as
+        if following is not None and following[0] != now.boot:
+            following = None  # it went with its boot
+        if following not in {None, (now.boot, unit.invocation)}:
             return  # the run before this one has ended too; how is still to be learnt
-        if state.restarted_as is None:
+        if following is None:
             yield Record(
                 now,
                 "agent.restarted",
@@ -150,8 +161,11 @@ def on_state(
                 state.incident,
             )
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= _SETTLED_MS:
-        if state.stopped:
+        last = state.last_end.type if state.last_end else ""
+        if last == "agent.stopped":
             reason = "it was asked to stop"
+        elif last == "agent.exit":
+            reason = "its last run ended cleanly"
         elif crash["restart"] == "will-not-restart":
             reason = "the restart policy does not restart after this end"
         else:
@@ -177,7 +191,6 @@ def _crash(
         "class": crash_class(ended, health_check),
         "result": ended.result,
         "stop_uptime_ms": ended.stop_uptime_ms,
-        "toplevel": ended.toplevel,
         "early": runtime_ms is not None and runtime_ms < early_ms,
         "restart": "will-restart" if will_restart(agent.restart, ended) else "will-not-restart",
         "n_restarts": context.n_restarts,
@@ -239,12 +252,12 @@ def _crash_loop(
 
 
 def _end(state: AgentState, record: Record) -> AgentState:
-    invocation = record.data["invocation"]
+    identity = (record.data["boot"], record.data["invocation"])
     return replace(
         state,
-        ended=(*state.ended, (record.data["boot"], invocation))[-_REMEMBERED:],
-        stopped=record.type == "agent.stopped",
-        restarted_as=None if state.restarted_as == invocation else state.restarted_as,
+        ended=(*state.ended, identity)[-_REMEMBERED:],
+        last_end=record,
+        restarted_as=None if state.restarted_as == identity else state.restarted_as,
     )
 
 

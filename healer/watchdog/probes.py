@@ -5,14 +5,15 @@ all (its command does not exist, no file descriptors left) is an error of the ch
 """
 
 import asyncio
-import http.client
-import urllib.error
-import urllib.request
+import ssl
+from urllib.parse import urlsplit, urlunsplit
+
+import h11
 
 from healer.config import CommandCheck, HealthCheck, HttpCheck, TcpCheck
 from healer.watchdog.health import Outcome
 
-_REFUSED = (ConnectionError, TimeoutError, http.client.HTTPException)
+_REFUSED = (ConnectionError, TimeoutError, ssl.SSLError, h11.RemoteProtocolError)
 
 
 async def probe(check: HealthCheck) -> tuple[Outcome, str]:
@@ -21,7 +22,7 @@ async def probe(check: HealthCheck) -> tuple[Outcome, str]:
         async with asyncio.timeout(check.timeout_sec):
             match check:
                 case HttpCheck():
-                    return await asyncio.to_thread(_http, check)
+                    return await _http(check)
                 case TcpCheck():
                     return await _tcp(check)
                 case CommandCheck():
@@ -32,19 +33,28 @@ async def probe(check: HealthCheck) -> tuple[Outcome, str]:
         return Outcome.ERROR, _words(error, "the check could not be made")
 
 
-def _http(check: HttpCheck) -> tuple[Outcome, str]:
-    request = urllib.request.Request(check.url, headers={"User-Agent": "healer"})  # noqa: S310
+async def _http(check: HttpCheck) -> tuple[Outcome, str]:
+    """GET the URL; its status decides (RFC 9110), redirects are not followed."""
+    url = urlsplit(check.url)
+    tls = url.scheme == "https"
+    port = url.port or (443 if tls else 80)
+    stream, writer = await asyncio.open_connection(url.hostname, port, ssl=tls or None)
     try:
-        with urllib.request.urlopen(request, timeout=check.timeout_sec) as answer:  # noqa: S310
-            status = answer.status
-    except urllib.error.HTTPError as error:
-        status = error.code
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, OSError):
-            raise error.reason from error
-        return Outcome.ERROR, str(error.reason)
-    outcome = Outcome.OK if status == check.expect_status else Outcome.FAILED
-    return outcome, f"{check.url} answered {status}"
+        connection = h11.Connection(h11.CLIENT)
+        target = urlunsplit(("", "", url.path or "/", url.query, ""))
+        headers = [("Host", url.netloc), ("User-Agent", "healer"), ("Connection", "close")]
+        request = h11.Request(method="GET", target=target, headers=headers)
+        writer.write(connection.send(request) or b"")
+        writer.write(connection.send(h11.EndOfMessage()) or b"")
+        await writer.drain()
+        while not isinstance(event := connection.next_event(), h11.Response):
+            if event is not h11.NEED_DATA and not isinstance(event, h11.InformationalResponse):
+                return Outcome.FAILED, f"{check.url} closed the connection without an answer"
+            connection.receive_data(await stream.read(65_536))
+    finally:
+        writer.close()
+    outcome = Outcome.OK if event.status_code == check.expect_status else Outcome.FAILED
+    return outcome, f"{check.url} answered {event.status_code}"
 
 
 async def _tcp(check: TcpCheck) -> tuple[Outcome, str]:

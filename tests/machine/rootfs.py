@@ -21,6 +21,7 @@ from tests.machine.paths import CHECKOUT, HERE, cache, digest, layer, remove, so
 
 SUITE = "trixie"
 PACKAGES = (
+    "busybox-static",
     "ca-certificates",
     "curl",
     "dbus",
@@ -31,6 +32,7 @@ PACKAGES = (
     "procps",
     "python3",
     "python3-cryptography",
+    "python3-h11",
     "python3-msgspec",
     "python3-sdbus",
     "python3-systemd",

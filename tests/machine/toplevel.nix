@@ -73,6 +73,8 @@ let
       import (checkout + "/nix/render.nix") {
         cfg = import (checkout + "/nix/complete.nix") system.healer;
         package = packageOf system;
+        # As NixOS does: statically linked.
+        shell = "/usr/bin/busybox sh";
       };
 
   toplevelOf =

@@ -56,11 +56,10 @@ let
   };
 
   pkgs = {
-    dash = {
+    busybox-sandbox-shell = {
       type = "derivation";
-      name = "dash";
-      outPath = "/dash";
-      meta.mainProgram = "dash";
+      name = "busybox-sandbox-shell";
+      outPath = "/busybox";
     };
     writeText = builtins.toFile;
     runCommandLocal = name: _: script: { inherit name script; };

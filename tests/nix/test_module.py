@@ -30,7 +30,7 @@ def evaluated() -> Any:
 
 @pytest.fixture(scope="module")
 def rendered() -> Any:
-    return render(EVERYTHING, 'shell = "/dash/bin/dash";')
+    return render(EVERYTHING, 'shell = "/busybox/bin/sh";')
 
 
 def test_the_declarations_are_accepted(evaluated: Any) -> None:

@@ -286,4 +286,4 @@ def test_python_and_nix_have_the_same_defaults() -> None:
 def test_the_stamps_and_the_tmpfiles_mean_the_same_directory(everything: Any) -> None:
     directory = everything["tmpfiles"][1].split()[1]
     for script in ("stamp-start.sh", "stamp-stop.sh"):
-        assert f"{directory}/$unit.$INVOCATION_ID" in (CHECKOUT / "nix" / script).read_text()
+        assert f"\nstamps={directory}\n" in (CHECKOUT / "nix" / script).read_text()

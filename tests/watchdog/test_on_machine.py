@@ -122,6 +122,40 @@ def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: B
     assert_intact(machine)
 
 
+def test_hostile_records_in_the_journal(container: Boot) -> None:
+    """What agents and other users log neither stops healer nor passes for systemd's word."""
+    liar = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "record = b'MESSAGE=gone\\nCOREDUMP_TIMESTAMP=' + b'9' * 30 + b'\\nPRIORITY=x\\n'\n"
+        "s.sendto(record, '/run/systemd/journal/socket')\n"
+        "sys.exit(1)\n"
+    )
+    slow = {"policy": "exponential", "delaySec": 5}
+    agents = {"liar": agent("liar", restart=slow, stateDirectory="liar"), "worker": agent()}
+    machine = container()
+    machine.deploy(system(agents, etc={"agents/liar.py": liar}), status={0, 4})
+    crash = wait_for_entry(machine, "agent.crash", agent="liar")
+    assert crash["data"]["journal"][-1] == "gone"
+    healer = main_pid(machine, "healer.service")
+    invocation = machine.succeed("systemctl show -P InvocationID worker").strip()
+    for message_id in ("de5b426a63be47a7b6ac3eaac82e2f6f", "d9b373ed55a64feb8242e02dbe79a49c"):
+        machine.write_file(
+            "/tmp/forged",
+            f"MESSAGE=forged\nMESSAGE_ID={message_id}\nUNIT=worker.service\n"
+            f"INVOCATION_ID={invocation}\nUNIT_RESULT=signal\n",
+        )
+        machine.succeed("setpriv --reuid 65534 --clear-groups logger --journald=/tmp/forged")
+    machine.sleep(12)
+    assert wait_for_entry(machine, "healer.started")["data"]["agents"] == ["liar", "worker"]
+    assert main_pid(machine, "healer.service") == healer
+    kill_and_wait(machine, "worker.service")
+    crash = wait_for_entry(machine, "agent.crash", agent="worker")
+    assert crash["data"]["invocation"] == invocation
+    assert crash["data"]["source"] == "stamp"
+    assert_intact(machine)
+
+
 def crash_counts(machine: LocalMachine) -> tuple[int, int]:
     """How often systemd restarted the worker, and how many of its crashes are in the ledger."""
     restarts = int(machine.succeed("systemctl show -P NRestarts worker"))

@@ -1,0 +1,127 @@
+"""How healer learns that an invocation ended: PID 1's stamps first, and the journal behind them."""
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from healer.config import Config
+from healer.errors import HostUnavailableError
+from healer.events import Context, Ended, Instant
+from healer.files import write_atomically
+from healer.host import journal, stamps
+from healer.host.journal import Replay
+
+log = logging.getLogger(__name__)
+
+# How many ends are taken from the journal before anything else is looked at again.
+_PAGE = 100
+# Removing stamps costs a process: this many recorded ones may stay, and so many go at once.
+_STAMPS_KEPT = 32
+_STAMPS_AT_ONCE = 1000
+
+
+class Ends:
+    """Finds ended invocations and what the agents were doing, and forgets what is recorded.
+
+    A stop stamp is *handled* once its end was handed to the ledger, and *removable* once it is
+    durable there.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.stamps = Path(config.runtime_dir) / "stamps"
+        self._cursor_path = Path(config.state_dir) / "journal.cursor"
+        # systemd-python's reader is not for more than one thread.
+        self._journal = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._handled: set[str] = set()
+        self._removable: set[str] = set()
+
+    def close(self) -> None:
+        """Ask the journal nothing more."""
+        self._journal.shutdown(wait=False, cancel_futures=True)
+
+    def stamped(self, units: frozenset[str], before_reading: Callable[[], object]) -> list[Ended]:
+        """Return the ends of ``units`` that new stop stamps tell of, oldest first.
+
+        ``before_reading`` is called when it is known which stamps are there.
+        """
+        there = stamps.stop_stamps(self.stamps)
+        before_reading()
+        self._handled &= there.keys()
+        self._removable &= there.keys()
+        new = {name for name, (unit, _) in there.items() if unit in units} - self._handled
+        return stamps.read(self.stamps, new)
+
+    async def journalled(self, units: frozenset[str]) -> Replay | None:
+        """Return the next page of failed invocations in the journal; None if it cannot be read."""
+        replay: Replay
+        try:
+            replay = await self._ask(journal.ended_since, self._read_cursor(), units, _PAGE)
+        except HostUnavailableError as error:
+            log.warning("%s; trying again", error)
+            return None
+        found = [stamps.with_start(self.stamps, ended) for ended in replay.ended]
+        return replace(replay, ended=found)
+
+    def read_up_to(self, cursor: str) -> None:
+        """Remember how far the journal was read; what is read twice is recorded once."""
+        try:
+            write_atomically(self._cursor_path, cursor.encode(), 0o600)
+        except OSError as error:
+            log.warning("cannot write %s: %s", self._cursor_path, error.strerror)
+
+    def handled(self, ended: Ended) -> None:
+        """Do not tell of this end again."""
+        self._handled.add(ended.stamp)
+
+    def durable(self, ended: Ended) -> None:
+        """Note that this end's stamp has served; may be called from any thread."""
+        self._removable.add(ended.stamp)
+
+    def to_remove(self) -> list[str]:
+        """Return the stop stamps to remove, if it is worth the effort."""
+        if len(self._removable) < _STAMPS_KEPT:
+            return []
+        return sorted(self._removable)[:_STAMPS_AT_ONCE]
+
+    async def with_toplevel(self, ended: Ended, current: str | None, since: Instant) -> Ended:
+        """Add the toplevel to an end without a start stamp, where that is beyond doubt.
+
+        The start stamp is missing when an agent died before it was up. Only what was started
+        after ``current`` was seen to be active ran under it for sure.
+        """
+        if ended.toplevel is not None or since.boot != ended.boot:
+            return ended
+        try:
+            started = await self._ask(journal.started_ms, ended.unit, ended.invocation)
+        except HostUnavailableError:
+            return ended
+        if started is None:
+            return ended
+        toplevel = current if started > since.uptime_ms else None
+        return replace(ended, start_uptime_ms=started, toplevel=toplevel)
+
+    async def context(self, ended: Ended, lines: int) -> Context:
+        """Return what the journal knows of an end: whether it was asked for, the last lines."""
+        try:
+            requested = await self._ask(journal.stop_requested, ended.unit, ended.invocation)
+            if ended.result == "success":
+                return Context(stop_requested=requested)
+            last = await self._ask(journal.last_lines, ended.unit, ended.invocation, lines)
+        except HostUnavailableError as error:
+            log.warning("%s; the end of %s is recorded without its last lines", error, ended.unit)
+            return Context()
+        return Context(stop_requested=requested, journal=last)
+
+    def _read_cursor(self) -> str | None:
+        try:
+            return self._cursor_path.read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+
+    async def _ask(self, question: Any, *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._journal, question, *arguments)

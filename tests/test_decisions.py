@@ -1,16 +1,17 @@
 """Invented histories: crashes, deployments, reboots and restarts of healer in any order."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from healer.config import Agent, Config, CrashLoop, SafeSwitch
+from healer.config import Agent, CommandCheck, Config, CrashLoop, SafeSwitch
 from healer.decisions import Decisions
 from healer.events import Context, Ended, Instant, Systems, UnitState
 from healer.records import Record
+from healer.watchdog.health import Outcome
 
 TOPLEVELS = [f"/nix/store/{letter}-nixos" for letter in "abcd"]
 AGENTS = ["db", "web"]
@@ -315,3 +316,87 @@ def test_a_reboot_begins_the_probation_anew() -> None:
     assert [i.data["action"] for i in history.open_intents()] == ["promote"]
     kinds = [r.data["kind"] for r in history.ledger if r.type == "deployment.activated"]
     assert kinds == ["first", "boot"]
+
+
+def test_a_reboot_in_an_open_incident_ends_it_once_the_agent_is_stable() -> None:
+    history = promoted()
+    history.crash("web", times=1, runtime=500)
+    assert history.decisions.agent("web").incident is not None
+    history.reboot(None)
+    history.time_passes(31)
+    assert history.decisions.agent("web").incident is None
+
+
+def test_the_same_bad_system_deployed_again_is_rolled_back_again() -> None:
+    history = promoted()
+    for _ in range(2):
+        history.deploy(TOPLEVELS[1], restarted=True)
+        history.crash("web", times=3, runtime=10)
+        assert [i.data["action"] for i in history.open_intents()] == ["rollback"]
+        history.an_action_ends(ok=True)
+
+
+def test_a_failed_promotion_is_not_tried_again_at_once() -> None:
+    history = Histories()
+    history.time_passes(121)
+    history.an_action_ends(ok=False)
+    history.time_passes(121)
+    assert not history.open_intents()
+    history.time_passes(600)
+    assert [i.data["action"] for i in history.open_intents()] == ["promote"]
+
+
+def down(history: Histories, name: str) -> None:
+    """Let an agent's unit be inactive, as after a failed dependency or a stop."""
+    unit = f"{name}.service"
+    state = history.host.units[unit]
+    history.host.units[unit] = replace(state, active_state="inactive", sub_state="dead")
+
+
+def test_a_system_under_which_an_agent_does_not_run_is_not_promoted() -> None:
+    history = Histories()
+    down(history, "web")
+    history.time_passes(4000)
+    assert not history.open_intents()
+    reasons = [r.data["reason"] for r in history.ledger if r.type == "safeswitch.verdict"]
+    assert any("web is not running" in reason for reason in reasons)
+
+
+def test_an_agent_that_somebody_stopped_does_not_keep_a_system_from_being_good() -> None:
+    history = Histories()
+    state = history.host.units["web.service"]
+    end = Ended(
+        "web.service",
+        state.invocation,
+        history.host.now().boot,
+        "success",
+        "killed",
+        "TERM",
+        0,
+        1000,
+        TOPLEVELS[0],
+        None,
+        "stamp",
+    )
+    context = Context(stop_requested=True)
+    history.record(history.decisions.on_ended(end, context, history.host.now()))
+    down(history, "web")
+    history.time_passes(4000)
+    assert [i.data["action"] for i in history.open_intents()] == ["promote"]
+
+
+def test_crashes_mended_by_hand_leave_nobody_to_blame() -> None:
+    history = Histories()
+    history.crash("web", times=4, runtime=10)
+    verdicts = [r.data["verdict"] for r in history.ledger if r.type == "safeswitch.verdict"]
+    assert verdicts == ["inconclusive"]
+    history.time_passes(4000)
+    assert [i.data["action"] for i in history.open_intents()] == ["promote"]
+
+
+def test_a_check_in_flight_while_its_agent_is_removed() -> None:
+    decisions = Decisions(CONFIG)
+    unit = promoted().host.units["web.service"]
+    check = CommandCheck(name="x", command=("/bin/true",))
+    now = Instant("boot1", 0)
+    assert decisions.on_probe("gone", check, unit, Outcome.FAILED, "", now) == []

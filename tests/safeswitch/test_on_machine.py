@@ -182,3 +182,18 @@ def test_power_cut_in_the_middle_of_a_rollback(vm: Boot) -> None:
     boots = entries(machine, "host.boot")
     assert len(boots) == 2
     assert boots[1]["data"]["previous_boot"] == boots[0]["boot"]
+
+
+def test_a_fix_deployed_while_the_rollback_waits_is_not_undone(container: Boot) -> None:
+    machine = container(system=GOOD)
+    promoted(machine)
+    bad = machine.build(BAD)
+    fix = machine.build({**GOOD, "label": "fix"})
+    assert machine.switch(bad, "test") in {0, 4}
+    wait_for_entry(machine, "action.intent", action="rollback")
+    # Whoever comes first, the fix stays: either the rollback was done, or it gives way.
+    machine.set_profile(fix)
+    machine.wait_until_succeeds(f"{fix}/bin/switch-to-configuration switch", timeout=120)
+    wait_for_entry(machine, "action.outcome", action="rollback")
+    wait_for_entry(machine, "deployment.known-good", toplevel=fix)
+    assert machine.current_system() == fix

@@ -23,7 +23,9 @@ let
   # The stamps come first, so that they see the cgroup before the unit's own commands do.
   adopt = name: service: {
     inherit (service) environment;
-    unitConfig = builtins.mapAttrs (_: lib.mkForce) service.unitConfig;
+    unitConfig = builtins.mapAttrs (
+      _: value: if builtins.isList value then lib.mkBefore value else lib.mkForce value
+    ) service.unitConfig;
     serviceConfig = builtins.mapAttrs (
       setting:
       if lib.hasPrefix "Restart" setting then

@@ -19,8 +19,9 @@ from typing import Any
 
 from systemd.daemon import notify
 
-from healer import __version__, actions, report
+from healer import __version__, actions, control, report
 from healer.config import Config, Loaded, load
+from healer.control import AgentRequest, Answer
 from healer.decisions import Decisions
 from healer.drift.compare import DriftState, Finding
 from healer.drift.watch import DriftWatcher
@@ -53,7 +54,8 @@ class Daemon:
         self._loaded = loaded
         self._ledger = ledger
         self._decisions = Decisions(loaded.config)
-        self._publisher = report.Publisher(Path(loaded.config.runtime_dir))
+        self._runtime_dir = Path(loaded.config.runtime_dir)
+        self._publisher = report.Publisher(self._runtime_dir)
         self._units = Units(self._declared, self._unit_changed)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
@@ -61,7 +63,7 @@ class Daemon:
         self._ends = Ends(loaded.config)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._intents: dict[int, Entry] = {}
         self._journal_due_ms = 0
         self._clock_offset_us = _clock_offset_us()
@@ -99,6 +101,7 @@ class Daemon:
                     self._look_again_and_again(),
                     self._probe_agents(),
                     self._drift.run(),
+                    control.serve(self._runtime_dir / control.NAME, self._asked),
                 )
             ]
             await self._stop.wait()
@@ -147,20 +150,44 @@ class Daemon:
         """Hand decided records to the ledger; intents among them are carried out when durable."""
         written = []
         for record in records:
-            log.info("%s", report.one_line(record))
-            future = self._ledger.append(record.type, record.data, incident=record.incident)
+            future = self._append(record)
             written.append(future)
-            self._publisher.changed()
             if record.type == "action.intent":
                 self._spawn(self._carry_out_durable(future))
         return written
 
+    def _append(self, record: Record) -> "concurrent.futures.Future[Entry]":
+        log.info("%s", report.one_line(record))
+        self._publisher.changed()
+        return self._ledger.append(record.type, record.data, incident=record.incident)
+
     # Acting
+
+    async def _asked(self, request: AgentRequest, who: str) -> Answer:
+        """Do what a person asks, and tell that person what became of it."""
+        agent = self._config.agents.get(request.agent)
+        if agent is None:
+            names = ", ".join(sorted(self._config.agents))
+            return Answer(False, f"there is no agent {request.agent}; there are: {names}")
+        now = clock.now()
+        intent: dict[str, object] = {
+            "action": request.verb,
+            "target": agent.unit,
+            "agent": request.agent,
+            "asked_by": who,
+            "reason": f"{who} asked for it",
+        }
+        if request.verb == "hold":
+            intent["ttl_sec"] = request.ttl_sec or 3600
+        asked = Record(now, "action.intent", intent, self._decisions.agent(request.agent).incident)
+        self._decisions.replay(asked)
+        future = self._append(asked)
+        return await self._carry_out(await asyncio.wrap_future(future))
 
     async def _carry_out_durable(self, future: "concurrent.futures.Future[Entry]") -> None:
         await self._carry_out(await asyncio.wrap_future(future))
 
-    async def _carry_out(self, intent: Entry) -> None:
+    async def _carry_out(self, intent: Entry) -> Answer:
         done = await actions.carry_out(intent, self._config, self._units.state_of)
         now = clock.now()
         data = {
@@ -178,13 +205,14 @@ class Daemon:
         outcome = Record(now, "action.outcome", data, intent.incident)
         self._record(self._decisions.on_outcome(outcome, asked))
         self._wake.set()
+        return Answer(done.ok, done.detail)
 
-    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, job: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._ended_task)
 
-    def _ended_task(self, task: "asyncio.Task[None]") -> None:
+    def _ended_task(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # Crash-only: systemd starts us again, and the intent is resumed from the ledger.

@@ -8,6 +8,7 @@ the machine allows it (a unit that is declared, a toplevel that root itself root
 So whoever takes over the daemon can restart agents and return to a system that was good, no more.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import msgspec
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import nix, stamps
+from healer.host import clock, holds, nix, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -135,9 +136,7 @@ def _kill(config: Config, intent: Entry) -> Reply:
     SIGABRT as systemd's own watchdog sends (systemd.service(5) WatchdogSignal=), then SIGKILL. A
     restart job would reset systemd's restart counter, and with it the backoff.
     """
-    unit, invocation = str(intent.data["target"]), intent.data["invocation"]
-    if unit not in {agent.unit for agent in config.agents.values()}:
-        raise RefusedError(f"{unit} is not the unit of a declared agent")
+    unit, invocation = _agent_unit(config, intent), intent.data["invocation"]
     for signal, wait_sec in (("SIGABRT", _KILL_GRACE_SEC), ("SIGKILL", _KILL_GRACE_SEC)):
         if _invocation(unit) != invocation:
             return Reply(True, f"invocation {invocation} of {unit} is gone")
@@ -145,6 +144,62 @@ def _kill(config: Config, intent: Entry) -> Reply:
         if _wait(lambda: _invocation(unit) != invocation, wait_sec):
             return Reply(True, f"{signal} ended invocation {invocation} of {unit}")
     return Reply(False, f"{unit} survives SIGKILL: it hangs in the kernel")
+
+
+def _reset(config: Config, intent: Entry) -> Reply:
+    """Reset systemd's restart counter, from which RestartSteps= takes the delay."""
+    unit = _agent_unit(config, intent)
+    _systemctl("reset-failed", unit)
+    return Reply(True, f"the restart counter of {unit} is 0")
+
+
+def _restart(config: Config, intent: Entry) -> Reply:
+    """Restart an agent, once, because somebody asked."""
+    unit = _agent_unit(config, intent)
+    _systemctl("restart", unit)
+    return Reply(True, f"{unit} was restarted")
+
+
+def _hold(config: Config, intent: Entry) -> Reply:
+    """Stop an agent and keep it down; a timer of PID 1's ends that, also without healer."""
+    unit, ttl_sec = _agent_unit(config, intent), int(intent.data["ttl_sec"])
+    hold = holds.Hold(str(intent.data["reason"]), clock.uptime_ms() + ttl_sec * 1000)
+    holds.write(Path(config.runtime_dir), unit, hold)
+    _systemctl("stop", _release_unit(unit, ".timer"), check=False)
+    _systemd_run(
+        f"--on-active={ttl_sec}",
+        "--timer-property=AccuracySec=1s",
+        f"--unit={_release_unit(unit)}",
+        f"{config.package}/bin/healer",
+        "helper",
+        f"--release={unit}",
+    )
+    _systemctl("stop", unit)
+    return Reply(True, f"{unit} is held back for at most {ttl_sec} s")
+
+
+def _release(config: Config, intent: Entry) -> Reply:
+    unit = _agent_unit(config, intent)
+    _systemctl("stop", _release_unit(unit, ".timer"), check=False)
+    release(config, unit)
+    return Reply(True, f"{unit} is let go and started")
+
+
+def release(config: Config, unit: str) -> None:
+    """End a hold and start the agent."""
+    holds.remove(Path(config.runtime_dir), unit)
+    _systemctl("start", unit)
+
+
+def _release_unit(unit: str, suffix: str = "") -> str:
+    return f"healer-release-{unit.removesuffix('.service')}{suffix}"
+
+
+def _agent_unit(config: Config, intent: Entry) -> str:
+    unit = str(intent.data["target"])
+    if unit not in {agent.unit for agent in config.agents.values()}:
+        raise RefusedError(f"{unit} is not the unit of a declared agent")
+    return unit
 
 
 def _promote(config: Config, intent: Entry) -> Reply:
@@ -179,8 +234,12 @@ def _known_good_target(intent: Entry) -> str:
 
 
 _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
+    "hold": _hold,
     "kill": _kill,
     "promote": _promote,
+    "release": _release,
+    "reset": _reset,
+    "restart": _restart,
     "rollback": _rollback,
 }
 
@@ -189,13 +248,22 @@ def _invocation(unit: str) -> str:
     return _systemctl("show", "--property=InvocationID", "--value", unit).strip()
 
 
-def _systemctl(*arguments: str) -> str:
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        raise RefusedError("systemctl is not on the PATH of healer-helper@.service")
-    done = subprocess.run([systemctl, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+def _systemctl(*arguments: str, check: bool = True) -> str:
+    return _run("systemctl", *arguments, check=check)
+
+
+def _systemd_run(*arguments: str) -> str:
+    environment = f"--setenv=PATH={os.environ.get('PATH', os.defpath)}"
+    return _run("systemd-run", "--collect", "--quiet", environment, *arguments)
+
+
+def _run(name: str, *arguments: str, check: bool = True) -> str:
+    program = shutil.which(name)
+    if program is None:
+        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise RefusedError(f"{name} {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
 
 

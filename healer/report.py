@@ -11,7 +11,7 @@ from healer import __version__, status
 from healer.decisions import Decisions
 from healer.drift.watch import DriftWatcher
 from healer.events import Instant, Systems, UnitState
-from healer.host import clock
+from healer.host import clock, holds
 from healer.incident import words
 from healer.ledger.writer import Ledger
 from healer.records import Record
@@ -112,8 +112,16 @@ def _agent(name: str, decisions: Decisions, unit: UnitState | None) -> AgentStat
             for check, streak in streaks.items()
         },
         incident=known.incident,
-        held=None,
+        held=_held(Path(decisions.config.runtime_dir), declared.unit),
     )
+
+
+def _held(runtime_dir: Path, unit: str) -> str | None:
+    hold = holds.read(runtime_dir, unit)
+    if hold is None:
+        return None
+    left_us = max(0, hold.until_ms - clock.uptime_ms()) * 1000
+    return f"{hold.reason}, for at most {words.duration(left_us)} more"
 
 
 def _last_crash(crash: Record | None) -> LastCrash | None:

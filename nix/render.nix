@@ -134,8 +134,12 @@ let
     ExecStopPost = [ "+${shell} ${stopStamp} %n" ] ++ toList (extra.ExecStopPost or [ ]);
   };
 
-  # Giving up is healer's explicit decision, never a rate limit's.
-  supervisedUnitConfig.StartLimitIntervalSec = 0;
+  supervisedUnitConfig = {
+    # Giving up is healer's explicit decision, never a rate limit's.
+    StartLimitIntervalSec = 0;
+    # Held back. A condition costs no process, and PID 1's own timer ends each hold.
+    ConditionPathExists = [ "!${defaults.runtimeDir}/holds/%n" ];
+  };
 
   ownService = name: agent: {
     description =
@@ -377,5 +381,6 @@ in
   tmpfiles = [
     "d ${defaults.runtimeDir} 1775 root healer -"
     "d ${defaults.runtimeDir}/stamps 0755 root root -"
+    "d ${defaults.runtimeDir}/holds 0755 root root -"
   ];
 }

@@ -21,6 +21,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="SEQ",
         help="carry out the rollback that this intent asked for, in this process",
     )
+    parser.add_argument(
+        "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -32,5 +35,8 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config).config
     if args.roll_back is not None:
         return 0 if helper.run_rollback(config, args.roll_back) else 1
+    if args.release is not None:
+        helper.release(config, args.release)
+        return 0
     helper.serve(config)
     return 0

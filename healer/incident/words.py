@@ -183,9 +183,14 @@ def _activated(data: Data) -> str:
 
 def _intent(data: Data) -> str:
     target = toplevel(data.get("target"))
-    action = {"rollback": "roll back to", "promote": "call known-good:", "kill": "kill"}.get(
-        text(data, "action"), text(data, "action")
-    )
+    words = {
+        "rollback": "roll back to",
+        "promote": "call known-good:",
+        "hold": "hold back",
+        "release": "let go",
+        "reset": "reset the restart counter of",
+    }
+    action = words.get(text(data, "action"), text(data, "action"))
     return f"healer decided to {action} {target}: {text(data, 'reason')}"
 
 

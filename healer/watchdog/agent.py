@@ -160,6 +160,7 @@ def on_state(
                 {**common, "invocation": unit.invocation, "stable_ms": stable_ms},
                 state.incident,
             )
+            yield from _begin_backoff_anew(name, agent, state, unit, now)
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= _SETTLED_MS:
         last = state.last_end.type if state.last_end else ""
         if last == "agent.stopped":
@@ -171,6 +172,21 @@ def on_state(
         else:
             reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
         yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.incident)
+
+
+def _begin_backoff_anew(
+    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
+) -> Iterator[Record]:
+    """Have systemd forget the restarts of an agent that is stable again: it never does itself."""
+    if agent.restart.policy != "exponential" or unit.n_restarts == 0:
+        return
+    intent = {
+        "action": "reset",
+        "target": agent.unit,
+        "agent": name,
+        "reason": f"stable again after {unit.n_restarts} restarts: the backoff begins anew",
+    }
+    yield Record(now, "action.intent", intent, state.incident)
 
 
 def _crash(

@@ -86,6 +86,57 @@ def test_exponential_backoff_grows_to_its_cap(container: Boot) -> None:
     assert entries(machine, "action.intent") == []
 
 
+def test_the_backoff_begins_anew_after_a_stable_run(container: Boot) -> None:
+    backoff = {"policy": "exponential", "delaySec": 0.05, "maxDelaySec": 3, "steps": 3}
+    machine = container(system=system({"worker": agent(restart=backoff)}))
+    machine.wait_for_unit("worker.service")
+    for _ in range(4):
+        kill_and_wait(machine, "worker.service")
+    wait_for_entry(machine, "action.outcome", action="reset", ok=True)
+    assert machine.get_unit_property("worker.service", "NRestarts") == "0"
+    assert machine.get_unit_property("worker.service", "ActiveState") == "active"
+    kill_and_wait(machine, "worker.service")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
+    assert delays[-1] < delays[-2]
+    assert_intact(machine)
+
+
+def test_a_person_holds_releases_restarts_and_resets(container: Boot) -> None:
+    machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_for_unit("healer.service")
+    assert "held back" in machine.succeed("SUDO_USER=alice healer agent worker hold --for 30m")
+    assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
+    # Nothing starts it meanwhile: neither a person, nor systemd, nor a switch.
+    machine.succeed("systemctl start worker")
+    assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
+    asked = wait_for_entry(machine, "action.intent", action="hold")
+    assert asked["data"]["asked_by"] == "alice (by sudo)"
+    assert "alice" in machine.execute("healer status")[1]
+    machine.succeed("healer agent worker release")
+    machine.wait_for_unit("worker.service")
+
+    # A hold ends by itself, also without healer.
+    machine.succeed("healer agent worker hold --for 3s", "systemctl stop healer")
+    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    machine.succeed("systemctl start healer")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+
+    pid = main_pid(machine, "worker.service")
+    machine.succeed("healer agent worker restart", "healer agent worker reset")
+    assert main_pid(machine, "worker.service") != pid
+    assert entries(machine, "agent.crash") == []
+    code, out = machine.execute("healer agent nobody hold")
+    assert (code, "other, worker" in out) == (1, True)
+    code, out = machine.execute(
+        "setpriv --reuid 65534 --clear-groups healer agent worker hold 2>&1"
+    )
+    assert code != 0
+    assert "only root" in out
+    assert_intact(machine)
+
+
 def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
     rude = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
     machine = container(

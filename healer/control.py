@@ -1,0 +1,103 @@
+"""The control socket: what a person asks of the daemon, and who that was.
+
+Policy is declared in Nix; here somebody holds an agent back, lets it go, restarts it, or has its
+backoff begin anew. The kernel says who is at the other end (SO_PEERCRED, unix(7)); root and the
+group `healer` may ask. A request is recorded before it becomes an intent.
+"""
+
+import asyncio
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from healer.errors import HostUnavailableError, RefusedError
+
+NAME = "control.sock"
+_LIMIT = 64 * 1024
+_UCRED = struct.Struct("3i")
+
+Verb = Literal["hold", "release", "restart", "reset"]
+
+
+class AgentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Do this to an agent; ``ttl_sec`` is how long a hold lasts at most.
+
+    ``sudo_user`` is who became root to ask; it is believed of root only.
+    """
+
+    verb: Verb
+    agent: str
+    ttl_sec: int | None = None
+    sudo_user: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of a request."""
+
+    ok: bool
+    detail: str
+
+
+Handler = Callable[[AgentRequest, str], Awaitable[Answer]]
+
+
+async def serve(path: Path, handle: Handler) -> None:
+    """Answer requests until cancelled; ``handle`` is told the request and who asks."""
+    path.unlink(missing_ok=True)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = msgspec.json.decode(await reader.readline(), type=AgentRequest)
+            reply = await handle(request, _who(writer.get_extra_info("socket"), request))
+        except (msgspec.MsgspecError, ValueError) as error:
+            reply = Answer(False, f"not a request: {error}")
+        writer.write(msgspec.json.encode(reply) + b"\n")
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, path, limit=_LIMIT)
+    path.chmod(0o660)
+    async with server:
+        await server.serve_forever()
+
+
+def ask(path: Path, request: AgentRequest) -> Answer:
+    """Send a request to the daemon and wait for its answer.
+
+    Raises RefusedError without the right to ask, HostUnavailableError when nobody answers.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(120)
+            connection.connect(str(path))
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            with connection.makefile("rb") as stream:
+                return msgspec.json.decode(stream.readline(_LIMIT), type=Answer)
+    except PermissionError as error:
+        raise RefusedError("only root and the group healer may ask this") from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise HostUnavailableError(
+            f"the daemon does not answer at {path} ({error}); look at: systemctl status healer"
+        ) from error
+
+
+def _who(connection: socket.socket, request: AgentRequest) -> str:
+    """Name who asks: the user at the other end, and whom root says it acts for."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(raw)
+    if uid == 0 and request.sudo_user:
+        return f"{request.sudo_user} (by sudo)"
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def sudo_user() -> str | None:
+    """Return who became root by sudo(8) to run this command."""
+    return os.environ.get("SUDO_USER")

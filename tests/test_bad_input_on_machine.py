@@ -74,6 +74,40 @@ def test_the_bus_is_not_there_at_start(container: Boot) -> None:
     assert len(entries(machine, "agent.crash")) == 1
 
 
+def test_journald_is_not_there_at_start(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    journald = "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald.service"
+    machine.succeed(f"systemctl stop healer; systemctl stop {journald}")
+    machine.succeed("systemctl start healer")
+    kill_and_wait(machine, "worker.service")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    machine.succeed(f"systemctl start {journald}")
+    kill_and_wait(machine, "worker.service")
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type agent.crash --json | wc -l) = 2", timeout=60
+    )
+    assert_intact(machine)
+
+
+def test_the_key_comes_from_a_credential(container: Boot) -> None:
+    machine = container()
+    machine.succeed(
+        "openssl genpkey -algorithm ed25519 -out /etc/credstore/ledger-key",
+        "chmod 0400 /etc/credstore/ledger-key",
+        "openssl pkey -in /etc/credstore/ledger-key -pubout -out /root/ledger.pub",
+    )
+    ledger = {"ledger": {"keyCredential": "ledger-key"}}
+    machine.deploy(system({"worker": agent()}, healer=ledger))
+    machine.wait_for_unit("healer.service")
+    machine.succeed("healer ledger verify --public-key /root/ledger.pub")
+    machine.fail("ls /var/lib/healer/ledger/ledger.key")
+    # Without it healer says what is missing, and agents run all the same.
+    machine.succeed("rm /etc/credstore/ledger-key; systemctl restart healer || true")
+    machine.wait_until_succeeds(journal_says("ledger-key"), timeout=60)
+    kill_and_wait(machine, "worker.service")
+
+
 def test_no_nix_and_no_such_unit(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("healer.service")

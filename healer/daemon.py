@@ -34,13 +34,14 @@ from healer.ledger.writer import Ledger
 from healer.records import Record
 from healer.status import Status
 from healer.watchdog.ends import Ends
-from healer.watchdog.probes import probe
+from healer.watchdog.probing import Prober
 from healer.watchdog.units import Units
 
 log = logging.getLogger("healer")
 
 _TICK_SEC = 1.0
 _RECONCILE_SEC = 10.0
+_SETTLE_SEC = 0.05
 # After systemd said that a unit failed, its journal record and its stamp are there this soon.
 _JOURNAL_LAG_SEC = 0.3
 _CLOCK_STEP_US = 2_000_000
@@ -61,11 +62,13 @@ class Daemon:
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
         self._ends = Ends(loaded.config)
+        self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._intents: dict[int, Entry] = {}
         self._journal_due_ms = 0
+        self._settling: asyncio.TimerHandle | None = None
         self._clock_offset_us = _clock_offset_us()
         self._ledger_trouble: str | None = None
         self._removing = False
@@ -99,7 +102,7 @@ class Daemon:
                 for job in (
                     self._units.keep_connected(),
                     self._look_again_and_again(),
-                    self._probe_agents(),
+                    self._prober.run(),
                     self._drift.run(),
                     control.serve(self._runtime_dir / control.NAME, self._asked),
                 )
@@ -358,37 +361,12 @@ class Daemon:
         if failed:
             soon = clock.uptime_ms() + int(_JOURNAL_LAG_SEC * 1000)
             self._journal_due_ms = min(self._journal_due_ms, soon)
-        self._wake.set()
+        # One restart is a dozen signals, and each look asks PID 1, who is busy restarting.
+        loop = asyncio.get_running_loop()
+        if self._settling is None or self._settling.when() <= loop.time():
+            self._settling = loop.call_later(_SETTLE_SEC, self._wake.set)
 
-    # Health checks and drift
-
-    async def _probe_agents(self) -> None:
-        """Run each declared check at its interval; a new configuration begins anew."""
-        while True:
-            config = self._config
-            async with asyncio.TaskGroup() as group:
-                probes = [
-                    group.create_task(self._probe(config, name, check, index / len(agent.health)))
-                    for name, agent in config.agents.items()
-                    for index, check in enumerate(agent.health)
-                ]
-                while self._config is config:
-                    await asyncio.sleep(_TICK_SEC)
-                for task in probes:
-                    task.cancel()
-
-    async def _probe(self, config: Config, name: str, check: Any, phase: float) -> None:
-        await asyncio.sleep(phase * check.interval_sec)
-        while True:
-            unit = self._units.states.get(config.agents[name].unit)
-            if unit is not None and unit.running:
-                outcome, detail = await probe(check)
-                before = self._decisions.streaks.get((name, check.name))
-                now = clock.now()
-                self._record(self._decisions.on_probe(name, check, unit, outcome, detail, now))
-                if before is None or before.outcome != outcome:
-                    self._publisher.changed()
-            await asyncio.sleep(check.interval_sec)
+    # Drift
 
     def _drifted(self, found: Iterable[Finding], resolved: Iterable[Finding]) -> None:
         now = clock.now()
@@ -461,8 +439,9 @@ async def run(path: Path) -> None:
     directory = Path(config.state_dir) / "ledger"
     credential = None
     if config.ledger.key_credential is not None:
-        # systemd.exec(5), LoadCredential=
-        credential = Path(os.environ["CREDENTIALS_DIRECTORY"]) / config.ledger.key_credential
+        # systemd.exec(5), ImportCredential=; systemd sets no directory when it found none.
+        directory_of = os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials/healer.service")
+        credential = Path(directory_of) / config.ledger.key_credential
     ledger = Ledger.open(
         directory, origin=config.ledger.origin, boot=clock.boot_id(), credential=credential
     )

@@ -65,8 +65,9 @@ class Decisions:
             return []
         if state.gave_up and (systems.switching or self.deployment.pending == "rollback"):
             return []
-        declared = self.config.agents[name]
-        return self._apply(agent.on_state(name, declared, self.agent(name), state, now))
+        declared, known = self.config.agents[name], self.agent(name)
+        started = health.has_started(declared, known, state)
+        return self._apply(agent.on_state(name, declared, known, state, now, started=started))
 
     def on_probe(
         self,
@@ -80,12 +81,13 @@ class Decisions:
         """Answer one health check."""
         if name not in self.config.agents:
             return []
-        key = (name, check.name)
-        streak = health.observe(self.streaks.get(key, Streak()), check, unit, outcome, now)
+        key, declared, state = (name, check.name), self.config.agents[name], self.agent(name)
+        started = health.has_started(declared, state, unit)
+        before = self.streaks.get(key, Streak())
+        streak = health.observe(before, check, unit, outcome, now, started=started)
         self.streaks[key] = streak
-        declared = self.config.agents[name]
         return self._apply(
-            health.on_streak(name, declared, self.agent(name), check, streak, detail, now)
+            health.on_streak(name, declared, state, check, streak, unit, detail, now)
         )
 
     def on_systems(self, systems: Systems, now: Instant) -> list[Record]:
@@ -132,6 +134,8 @@ class Decisions:
                 yield name, f"is not running ({unit.active_state})"
             elif unit.running and now.uptime_ms - unit.active_enter_ms < declared.stable_sec * 1000:
                 yield name, f"is not up for {declared.stable_sec:g} s yet"
+            elif unit.running and (why := health.why_unready(declared, state, unit)) is not None:
+                yield name, why
 
     def _rests(self, name: str, state: AgentState) -> bool:
         """Whether an agent that is down is so for a reason that the deployment did not give.

@@ -135,11 +135,48 @@ let
       type = types.enum [
         "http"
         "tcp"
+        "listen"
         "command"
+        "log"
+        "memory"
+        "file"
       ];
       description = ''
-        `http`: {option}`url` answers a GET with {option}`expectStatus`; `tcp`: {option}`host` and
-        {option}`port` accept a connection; `command`: {option}`command` exits with 0.
+        What the check looks at. healer's own inability to look is never a failure of the agent.
+
+        - `http`: {option}`url` answers a GET with {option}`expectStatus`, and with a body that has
+          {option}`bodyContains` and {option}`bodyMatches`. Redirects are not followed.
+        - `tcp`: {option}`host` and {option}`port` accept a connection.
+        - `listen`: a TCP socket listens on {option}`port`, as the kernel knows it; nothing
+          connects. Sockets in another network namespace (`PrivateNetwork=`) are not seen.
+        - `command`: {option}`command` exits with 0.
+        - `log`: no line that the agent wrote to the journal since its start matches
+          {option}`pattern`.
+        - `memory`: the agent's cgroup holds at most {option}`maxBytes`; where there is no memory
+          controller, its main process does.
+        - `file`: {option}`path` was written less than {option}`maxAgeSec` ago.
+
+        A heartbeat is not among them: it is systemd's own, see {option}`watchdogSec`.
+      '';
+    };
+    purpose = mkOption {
+      type = types.enum [
+        "liveness"
+        "readiness"
+        "startup"
+      ];
+      default = defaults.health.purpose;
+      description = ''
+        What follows from the check.
+
+        - `liveness`: an agent that fails it is killed, and restarted by its policy. Ask only what
+          a restart can mend, so of the agent itself: never whether a database or another service
+          that it depends on is up. That is what readiness is for.
+        - `readiness`: nothing is ever killed for it. What it finds is recorded, and a deployment
+          whose agents are not ready does not become known-good. A dependency that is down belongs
+          here.
+        - `startup`: it must succeed once after each start; until then failures of liveness do not
+          count. An agent that still fails when {option}`startGraceSec` is over is killed.
       '';
     };
     intervalSec = mkOption {
@@ -147,22 +184,39 @@ let
         description = "number of at least 0.1";
       };
       default = defaults.health.intervalSec;
-      description = "Seconds from one check to the next.";
+      description = ''
+        Seconds from one check to the next. Checks of one interval are spread over it, by the names
+        of agent and check.
+      '';
     };
     timeoutSec = mkOption {
       type = positiveSeconds;
       default = defaults.health.timeoutSec;
-      description = "Seconds after which a check without an answer has failed.";
+      description = ''
+        Seconds after which a check without an answer has failed, where it is the agent that should
+        answer (`http`, `tcp`, `command`); of the other types it could not be made then.
+      '';
     };
     failureThreshold = mkOption {
       type = types.ints.between 1 1000000;
       default = defaults.health.failureThreshold;
-      description = "Failures in a row that make the agent unhealthy; it is then restarted.";
+      description = "Failures in a row from which {option}`purpose` draws its conclusion.";
+    };
+    successThreshold = mkOption {
+      type = types.ints.between 1 1000000;
+      default = defaults.health.successThreshold;
+      description = ''
+        Successes in a row after which earlier failures are forgotten, and a startup or readiness
+        check has succeeded.
+      '';
     };
     startGraceSec = mkOption {
       type = seconds;
       default = defaults.health.startGraceSec;
-      description = "Seconds after a start in which failures do not count.";
+      description = ''
+        Seconds after a start in which failures do not count; with the purpose `startup`, the time
+        that the agent has to start.
+      '';
     };
     url = mkOption {
       type = types.nullOr types.nonEmptyStr;
@@ -176,17 +230,50 @@ let
       defaultText = lib.literalExpression (toString defaults.healthExpectStatus);
       description = "Status that a check of type `http` expects.";
     };
+    bodyContains = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.health.bodyContains;
+      example = "\"status\":\"ok\"";
+      description = "Text that a check of type `http` expects in the first MiB of the body.";
+    };
+    bodyMatches = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.health.bodyMatches;
+      example = "workers: [1-9]";
+      description = ''
+        Regular expression (of Python's `re`) that a check of type `http` expects somewhere in the
+        first MiB of the body.
+      '';
+    };
+    caFile = mkOption {
+      type = types.nullOr (types.strMatching "/.*");
+      default = defaults.health.caFile;
+      example = "/etc/ssl/internal-ca.pem";
+      description = ''
+        Certificates (PEM) that a check of type `http` trusts instead of the system's. The user
+        `healer` must be able to read it.
+      '';
+    };
+    insecure = mkOption {
+      type = types.nullOr types.bool;
+      default = defaults.health.insecure;
+      defaultText = lib.literalExpression "false";
+      description = "Whether a check of type `http` accepts any certificate of an https server.";
+    };
     host = mkOption {
       type = types.nullOr types.nonEmptyStr;
       default = defaults.health.host;
-      defaultText = lib.literalExpression ''"${defaults.healthHost}"'';
-      description = "Name or address that a check of type `tcp` connects to.";
+      defaultText = lib.literalMD ''"${defaults.healthHost}" with `tcp`, any with `listen`'';
+      description = ''
+        Name or address that a check of type `tcp` connects to; address at which a check of type
+        `listen` expects the socket, which may also listen at all addresses.
+      '';
     };
     port = mkOption {
       type = types.nullOr (types.ints.between 1 65535);
       default = defaults.health.port;
       example = 8080;
-      description = "Port that a check of type `tcp` connects to.";
+      description = "TCP port that a check of type `tcp` or `listen` is about.";
     };
     command = mkOption {
       type = types.nullOr (types.nonEmptyListOf types.str);
@@ -194,8 +281,42 @@ let
       example = lib.literalExpression ''[ "''${pkgs.coreutils}/bin/test" "-e" "/run/worker/ready" ]'';
       description = ''
         Program and arguments that a check of type `command` runs, without a shell, as the user
-        `healer`.
+        `healer`, with nothing but `PATH` in its environment.
       '';
+    };
+    pattern = mkOption {
+      type = types.nullOr types.nonEmptyStr;
+      default = defaults.health.pattern;
+      example = "^FATAL|out of file descriptors";
+      description = ''
+        Regular expression (of Python's `re`) that a check of type `log` looks for in the first
+        4096 characters of each line. A line that matches is a failure for as long as the agent
+        runs on.
+      '';
+    };
+    maxBytes = mkOption {
+      type = types.nullOr types.ints.positive;
+      default = defaults.health.maxBytes;
+      example = 536870912;
+      description = ''
+        Most bytes that a check of type `memory` allows. The page cache of a cgroup counts, as it
+        does for `MemoryMax=` in {manpage}`systemd.resource-control(5)`.
+      '';
+    };
+    path = mkOption {
+      type = types.nullOr (types.strMatching "/.*");
+      default = defaults.health.path;
+      example = "/run/worker/heartbeat";
+      description = ''
+        File that a check of type `file` looks at. The user `healer` must be able to reach it, which
+        it is not in a directory of an agent whose {option}`user` is `null`.
+      '';
+    };
+    maxAgeSec = mkOption {
+      type = types.nullOr positiveSeconds;
+      default = defaults.health.maxAgeSec;
+      example = 30;
+      description = "Seconds after which a check of type `file` finds the file too old.";
     };
   };
 in
@@ -299,6 +420,17 @@ in
       type = types.ints.between 0 1000;
       default = defaults.agent.journalLines;
       description = "Number of last journal lines that the record of a crash keeps.";
+    };
+    watchdogSec = mkOption {
+      type = types.nullOr positiveSeconds;
+      default = defaults.agent.watchdogSec;
+      example = 30;
+      description = ''
+        Heartbeat: seconds within which the agent must send `WATCHDOG=1` by {manpage}`sd_notify(3)`
+        again and again, or systemd ends it and restarts it by its policy (`WatchdogSec=` in
+        {manpage}`systemd.service(5)`). It holds with healer dead. The unit's `Type=` stays as it
+        is: an agent that is not of the type `notify` can send heartbeats too.
+      '';
     };
     serviceConfig = mkOption {
       type = types.attrsOf types.anything;

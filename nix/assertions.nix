@@ -31,6 +31,7 @@ let
     RestartSteps = "restart.steps";
     User = "user";
     Group = "group";
+    WatchdogSec = "watchdogSec";
   };
 
   # Options that say what a unit of healer's own is like.
@@ -101,7 +102,9 @@ let
       )
     ]
     ++ restartAssertions "${option}.restart" agent
-    ++ lib.imap0 (index: checkAssertion "${option}.health.[${toString index}]") agent.health;
+    ++ lib.concatLists (
+      lib.imap0 (index: checkAssertions "${option}.health.[${toString index}]") agent.health
+    );
 
   restartAssertions =
     option: agent:
@@ -144,36 +147,59 @@ let
       ) "${option}.on" "is always, which systemd refuses for Type=oneshot: write failure.")
     ];
 
-  checkAssertion =
+  checkAssertions =
     option: check:
     let
+      name = "${option} (${check.name})";
       needed = {
-        http = "url";
-        tcp = "port";
-        command = "command";
-      };
-      allowed = {
-        http = [
-          "url"
-          "expectStatus"
-        ];
-        tcp = [
-          "host"
-          "port"
-        ];
+        http = [ "url" ];
+        tcp = [ "port" ];
+        listen = [ "port" ];
         command = [ "command" ];
+        log = [ "pattern" ];
+        memory = [ "maxBytes" ];
+        file = [
+          "path"
+          "maxAgeSec"
+        ];
       };
-      missing = check.${needed.${check.type}} == null;
-      foreign = builtins.filter (key: check.${key} != null) (
-        lib.subtractLists allowed.${check.type} (lib.concatLists (builtins.attrValues allowed))
-      );
+      possible = {
+        http = [
+          "expectStatus"
+          "bodyContains"
+          "bodyMatches"
+          "caFile"
+          "insecure"
+        ];
+        tcp = [ "host" ];
+        listen = [ "host" ];
+      };
+      allowed = needed.${check.type} ++ possible.${check.type} or [ ];
+      all = lib.unique (lib.concatLists (builtins.attrValues needed ++ builtins.attrValues possible));
+      missing = builtins.filter (key: check.${key} == null) needed.${check.type};
+      foreign = builtins.filter (key: check.${key} != null) (lib.subtractLists allowed all);
+      tls = builtins.filter (key: check.${key} != null) [
+        "caFile"
+        "insecure"
+      ];
     in
-    refuse (missing || foreign != [ ]) "${option} (${check.name})" (
-      if missing then
-        "has the type ${check.type} and no ${needed.${check.type}}: set ${needed.${check.type}}."
-      else
-        "has the type ${check.type} and also sets ${toString foreign}: remove it, or change the type."
-    );
+    [
+      (refuse (missing != [ ] || foreign != [ ]) name (
+        if missing != [ ] then
+          "has the type ${check.type} and no ${toString missing}: set ${toString missing}."
+        else
+          "has the type ${check.type} and also sets ${toString foreign}: remove it, or change the type."
+      ))
+      (refuse (
+        check.insecure == true && check.caFile != null
+      ) name "sets insecure, and caFile says whom to trust: remove one of the two.")
+      (refuse (
+        tls != [ ] && check.url != null && !lib.hasPrefix "https:" check.url
+      ) name "sets ${toString tls}, but its url is ${show check.url}: remove this, or use https.")
+      (refuse (check.type == "log" && check.purpose == "startup") name
+        "has the purpose startup, but a log without failures does not tell that the agent has started: write liveness or readiness."
+      )
+    ];
 
   ignoreAssertion =
     index: entry:

@@ -26,6 +26,7 @@
     stableSec = 60;
     health = [ ];
     journalLines = 20;
+    watchdogSec = null;
     serviceConfig = { };
   };
 
@@ -60,16 +61,26 @@
   };
 
   health = {
+    purpose = "liveness";
     intervalSec = 3;
     timeoutSec = 2;
     failureThreshold = 3;
+    successThreshold = 1;
     startGraceSec = 10;
-    # Each belongs to one type of check and must stay null in the others.
+    # Each belongs to some types of check and must stay null in the others.
     url = null;
     expectStatus = null; # null: healthExpectStatus
-    host = null; # null: healthHost
+    bodyContains = null;
+    bodyMatches = null;
+    caFile = null;
+    insecure = null; # null: false
+    host = null; # null: healthHost with tcp, any with listen
     port = null;
     command = null;
+    pattern = null;
+    maxBytes = null;
+    path = null;
+    maxAgeSec = null;
   };
   healthExpectStatus = 200;
   healthHost = "127.0.0.1";

@@ -134,6 +134,10 @@ let
     ExecStopPost = [ "+${shell} ${stopStamp} %n" ] ++ toList (extra.ExecStopPost or [ ]);
   };
 
+  # The heartbeat is systemd's own watchdog, so that it beats with healer dead.
+  heartbeat =
+    agent: optional (agent.watchdogSec != null) { WatchdogSec = duration agent.watchdogSec; };
+
   supervisedUnitConfig = {
     # Giving up is healer's explicit decision, never a rate limit's.
     StartLimitIntervalSec = 0;
@@ -170,6 +174,7 @@ let
           }
       // agent.serviceConfig
       // stamps agent.serviceConfig
+      // heartbeat agent
       // restartConfig agent.restart;
     adopted = false;
   };
@@ -181,7 +186,10 @@ let
     environment = agent.environment;
     unitConfig = supervisedUnitConfig;
     serviceConfig =
-      agent.serviceConfig // stamps agent.serviceConfig // adoptedRestartConfig agent.restart;
+      agent.serviceConfig
+      // stamps agent.serviceConfig
+      // heartbeat agent
+      // adoptedRestartConfig agent.restart;
     adopted = true;
   };
 
@@ -288,9 +296,11 @@ let
         inherit (check)
           name
           type
+          purpose
           intervalSec
           timeoutSec
           failureThreshold
+          successThreshold
           startGraceSec
           ;
       };
@@ -298,16 +308,34 @@ let
     common
     // {
       http = {
-        inherit (check) url;
+        inherit (check)
+          url
+          bodyContains
+          bodyMatches
+          caFile
+          ;
         expectStatus =
           if check.expectStatus == null then defaults.healthExpectStatus else check.expectStatus;
+        insecure = check.insecure == true;
       };
       tcp = {
         host = if check.host == null then defaults.healthHost else check.host;
         inherit (check) port;
       };
+      listen = {
+        inherit (check) host port;
+      };
       command = {
         inherit (check) command;
+      };
+      log = {
+        inherit (check) pattern;
+      };
+      memory = {
+        inherit (check) maxBytes;
+      };
+      file = {
+        inherit (check) path maxAgeSec;
       };
     }
     .${check.type};

@@ -17,7 +17,11 @@ MAX_PROBLEMS = 200
 _CHECKS: dict[str, type[schema.Check]] = {
     "http": schema.HttpCheck,
     "tcp": schema.TcpCheck,
+    "listen": schema.ListenCheck,
     "command": schema.CommandCheck,
+    "log": schema.LogCheck,
+    "memory": schema.MemoryCheck,
+    "file": schema.FileCheck,
 }
 
 

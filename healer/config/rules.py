@@ -3,6 +3,7 @@
 nix/assertions.nix refuses the same at build time; this is for every other way to a config file.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -25,6 +26,7 @@ _CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _REALTIME = re.compile(r"SIGRT(MIN(\+([0-9]|[12][0-9]|30))?|MAX(-([0-9]|[12][0-9]|30))?)")
 # systemd does not grow a delay of zero, and rounds what is below a microsecond to it.
 _MIN_GROWING_SEC = 0.001
+_PATTERN_MAX = 1000
 
 
 def between(agents: Mapping[str, schema.Agent]) -> Iterator[Problem]:
@@ -152,12 +154,57 @@ def _http(check: schema.HttpCheck, path: str) -> Iterator[Problem]:
             f"is {check.url[:64]!a}",
             "write an address such as http://127.0.0.1:8080/health",
         )
+    if check.body_contains == "":
+        yield Problem(f"{path}.bodyContains", "is empty", "write a text, or null")
+    if check.body_matches is not None:
+        yield from _pattern(check.body_matches, f"{path}.bodyMatches")
+    yield from _tls(check, path)
+
+
+def _tls(check: schema.HttpCheck, path: str) -> Iterator[Problem]:
+    """No check goes without TLS's proof by accident: only where it says so, and only of TLS."""
+    option = "insecure" if check.insecure else "caFile"
+    if check.ca_file is not None:
+        yield from _absolute(check.ca_file, f"{path}.caFile")
+        if check.insecure:
+            yield Problem(
+                f"{path}.insecure",
+                "is true, and caFile says whom to trust",
+                "remove one of the two",
+            )
+    if (check.insecure or check.ca_file is not None) and not check.url.startswith("https:"):
+        yield Problem(
+            f"{path}.{option}", "is set, but the url is not of https", "remove it, or use https"
+        )
+
+
+def _pattern(pattern: str, option: str) -> Iterator[Problem]:
+    mend = f"write a regular expression (of Python's) of 1 to {_PATTERN_MAX} characters"
+    if not 0 < len(pattern) <= _PATTERN_MAX:
+        yield Problem(option, f"has {len(pattern)} characters", mend)
+        return
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        yield Problem(option, f"is no regular expression: {str(error)[:64]!a}", mend)
 
 
 def _tcp(check: schema.TcpCheck, path: str) -> Iterator[Problem]:
     yield from _named(check, path)
     if not check.host or any(c.isspace() or not c.isprintable() for c in check.host):
         yield Problem(f"{path}.host", f"is {check.host[:64]!a}", "write a name or an address")
+
+
+def _listen(check: schema.ListenCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    try:
+        ipaddress.ip_address(check.host if check.host is not None else "::")
+    except ValueError:
+        yield Problem(
+            f"{path}.host",
+            f"is {str(check.host)[:64]!a}, which is no IP address",
+            "write the address, or null for any",
+        )
 
 
 def _command(check: schema.CommandCheck, path: str) -> Iterator[Problem]:
@@ -170,6 +217,22 @@ def _command(check: schema.CommandCheck, path: str) -> Iterator[Problem]:
         )
     elif any("\0" in argument for argument in check.command):
         yield Problem(f"{path}.command", "has a NUL character", "remove it")
+
+
+def _log(check: schema.LogCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    yield from _pattern(check.pattern, f"{path}.pattern")
+    if check.purpose == "startup":
+        yield Problem(
+            f"{path}.purpose",
+            "is startup, but a log without failures does not tell that the agent has started",
+            "write liveness or readiness",
+        )
+
+
+def _file(check: schema.FileCheck, path: str) -> Iterator[Problem]:
+    yield from _named(check, path)
+    yield from _absolute(check.path, f"{path}.path")
 
 
 def _is_http(url: str) -> bool:
@@ -229,7 +292,11 @@ _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {
     schema.Rule: _rule,
     schema.HttpCheck: _http,
     schema.TcpCheck: _tcp,
+    schema.ListenCheck: _listen,
     schema.CommandCheck: _command,
+    schema.LogCheck: _log,
+    schema.MemoryCheck: _named,
+    schema.FileCheck: _file,
     schema.SafeSwitch: lambda section, path: _absolute(section.profile, f"{path}.profile"),
     schema.Ignore: _ignore,
     schema.LedgerConfig: _ledger,

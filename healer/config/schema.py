@@ -21,6 +21,7 @@ IntervalSeconds = Annotated[float, Meta(ge=0.1, le=MAX_SEC)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 ExitCode = Annotated[int, Meta(ge=0, le=255)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Bytes = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class Section(
@@ -62,20 +63,30 @@ class CrashLoop(Section, frozen=True, kw_only=True):
 
 
 class Check(Section, frozen=True, kw_only=True, tag_field="type"):
-    """What every health check has."""
+    """What every health check has; healer/watchdog/health.py says what a purpose means."""
 
     name: str
+    purpose: Literal["liveness", "readiness", "startup"] = "liveness"
     interval_sec: IntervalSeconds = 3.0
     timeout_sec: PositiveSeconds = 2.0
     failure_threshold: Count = 3
+    success_threshold: Count = 1
     start_grace_sec: Seconds = 10.0
 
 
 class HttpCheck(Check, frozen=True, kw_only=True, tag="http"):
-    """GET `url` answers with the status `expect_status`."""
+    """GET `url` answers with the status `expect_status`, and a body that has what is asked for.
+
+    `body_matches` is a regular expression of Python's. `ca_file` (PEM) replaces the system's
+    authorities; `insecure` accepts any certificate.
+    """
 
     url: str
     expect_status: Annotated[int, Meta(ge=100, le=599)] = 200
+    body_contains: str | None = None
+    body_matches: str | None = None
+    ca_file: str | None = None
+    insecure: bool = False
 
 
 class TcpCheck(Check, frozen=True, kw_only=True, tag="tcp"):
@@ -85,13 +96,45 @@ class TcpCheck(Check, frozen=True, kw_only=True, tag="tcp"):
     port: Port
 
 
+class ListenCheck(Check, frozen=True, kw_only=True, tag="listen"):
+    """A TCP socket listens on `port`, at the address `host` or at any; nothing connects to it."""
+
+    host: str | None = None
+    port: Port
+
+
 class CommandCheck(Check, frozen=True, kw_only=True, tag="command"):
     """`command`, run by the daemon's user without a shell, exits with 0."""
 
     command: tuple[str, ...]
 
 
-HealthCheck = HttpCheck | TcpCheck | CommandCheck
+class LogCheck(Check, frozen=True, kw_only=True, tag="log"):
+    """No line that this invocation wrote to the journal matches `pattern`.
+
+    It is a regular expression of Python's, looked for anywhere in the line.
+    """
+
+    pattern: str
+
+
+class MemoryCheck(Check, frozen=True, kw_only=True, tag="memory"):
+    """The unit's cgroup holds at most `max_bytes` (memory.current).
+
+    Where there is no memory controller, the resident set of the main process counts.
+    """
+
+    max_bytes: Bytes
+
+
+class FileCheck(Check, frozen=True, kw_only=True, tag="file"):
+    """The file at `path` was written (mtime) less than `max_age_sec` ago."""
+
+    path: str
+    max_age_sec: PositiveSeconds
+
+
+HealthCheck = HttpCheck | TcpCheck | ListenCheck | CommandCheck | LogCheck | MemoryCheck | FileCheck
 
 
 class Agent(Section, frozen=True, kw_only=True):

@@ -38,6 +38,26 @@ def last_lines(unit: str, invocation: str, count: int) -> tuple[str, ...]:
     return tuple(reversed(lines))
 
 
+def lines_behind(
+    unit: str, invocation: str, cursor: str | None, most: int
+) -> tuple[list[str], str | None]:
+    """Return at ``most`` so many lines of an invocation behind ``cursor``, and where they end.
+
+    They begin with the first one where the cursor is None. Only what journald itself says of a
+    line's origin counts.
+    """
+    lines: list[str] = []
+    with _reader(_SYSTEMD_UNIT=unit, _SYSTEMD_INVOCATION_ID=invocation) as reader:
+        if cursor is not None:
+            reader.seek_cursor(cursor)
+        while len(lines) < most and (entry := reader.get_next()):
+            here = _text(entry, "__CURSOR")
+            if here != cursor:
+                lines.append(_text(entry, "MESSAGE"))
+                cursor = here
+    return lines, cursor
+
+
 def stop_requested(unit: str, invocation: str) -> bool:
     """Whether systemd logged that it was asked to stop this invocation (a stop or restart job)."""
     with _systemd(UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:

@@ -230,6 +230,8 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "safeswitch.verdict": lambda d: (
         f"verdict on {toplevel(d.get('toplevel'))}: {text(d, 'verdict')}; {text(d, 'reason')}"
     ),
+    "health.passed": lambda d: f"{text(d, 'agent')} is up: check {text(d, 'check')} passes",
+    "health.unready": lambda d: f"{text(d, 'agent')} is not ready: {text(d, 'detail')}",
     "action.intent": _intent,
     "action.outcome": _outcome,
     "drift.found": lambda d: (

@@ -38,7 +38,8 @@ class AgentState:
     ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
     oldest first; ``restarted_as`` names the run (boot and invocation) that follows the last crash,
     ``looped_in`` the toplevel in which the crash-loop budget was last spent, and ``unhealthy`` the
-    invocation that a health check found failing, and that check.
+    invocation that a health check found failing, and that check. ``passed`` pairs each startup and
+    readiness check with the invocation in which it succeeds.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -50,6 +51,7 @@ class AgentState:
     last_end: Record | None = None
     looped_in: str | None = None
     unhealthy: tuple[str, str] | None = None
+    passed: tuple[tuple[str, str], ...] = ()
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded already."""
@@ -60,6 +62,10 @@ class AgentState:
         if self.unhealthy is None or self.unhealthy[0] != invocation:
             return None
         return self.unhealthy[1]
+
+    def has_passed(self, check: str, invocation: str) -> bool:
+        """Whether this startup or readiness check has succeeded, and not failed again since."""
+        return (check, invocation) in self.passed
 
 
 def apply(state: AgentState, record: Record) -> AgentState:
@@ -88,6 +94,11 @@ def apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, looped_in=data["toplevel"])
         case "health.failed":
             return replace(state, unhealthy=(data["invocation"], data["check"]))
+        case "health.passed":
+            passed = (data["check"], data["invocation"])
+            return replace(state, passed=(*_other_checks(state, data), passed))
+        case "health.unready":
+            return replace(state, passed=_other_checks(state, data))
         case "action.outcome" if data["action"] == "kill" and not data["ok"]:
             return replace(state, unhealthy=None)
         case "deployment.activated" if data["toplevel"] != data["previous"]:
@@ -126,9 +137,12 @@ def on_ended(
 
 
 def on_state(
-    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
+    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant, *, started: bool
 ) -> Iterator[Record]:
-    """Record what happened in an open incident: running again, given up, or stable again."""
+    """Record what happened in an open incident: running again, given up, or stable again.
+
+    ``started`` says that every startup check has succeeded: before that no run is stable.
+    """
     if state.last_crash is None:
         return
     crash = state.last_crash.data
@@ -153,7 +167,7 @@ def on_state(
                 state.incident,
             )
         stable_ms = now.uptime_ms - unit.active_enter_ms
-        if stable_ms >= agent.stable_sec * 1000:
+        if started and stable_ms >= agent.stable_sec * 1000:
             yield Record(
                 now,
                 "agent.recovered",
@@ -275,6 +289,10 @@ def _end(state: AgentState, record: Record) -> AgentState:
         last_end=record,
         restarted_as=None if state.restarted_as == identity else state.restarted_as,
     )
+
+
+def _other_checks(state: AgentState, data: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    return tuple(passed for passed in state.passed if passed[0] != data["check"])
 
 
 def _uptime_ms(record: Record) -> int:

@@ -1,10 +1,16 @@
-"""When a failing health check becomes an action. Pure.
+"""When what a health check found becomes an action, or a word on the agent. Pure.
 
-A check counts only in the invocation it looked at, and only behind the start grace. Its own error
-(it could not be made) is no failure of the agent. Once a check has failed often enough in a row,
-the agent is killed, once, and systemd restarts it by its policy.
+A check has one purpose. *Liveness*: once it has failed often enough in a row, behind the start
+grace and behind the agent's startup, the agent is killed, once, and systemd restarts it by its
+policy. *Startup*: it has to succeed in each invocation before liveness counts; where it has not by
+the end of its grace, the agent is killed as well. *Readiness*: whether the agent can do its work
+now, the services that it depends on included; it is recorded and gates the probation of a
+deployment, and never kills. The check's own error (it could not be made) is neither a failure nor
+a success.
 """
 
+import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,24 +31,67 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """How often in a row a check failed in one invocation."""
+    """How often in a row a check failed or succeeded in one invocation."""
 
     invocation: str = ""
     failures: int = 0
+    successes: int = 0
     outcome: Outcome | None = None
 
 
+def next_look(now_sec: float, name: str, check: HealthCheck) -> float:
+    """Return when a check is due next, later than ``now_sec``, on the same clock.
+
+    Each check has a beat of its own by its names, so that a thousand of one interval spread over
+    it, and do so again after a restart of healer. A beat that a slow check missed is left out.
+    """
+    digest = hashlib.sha256(f"{name}\0{check.name}".encode()).digest()
+    phase = int.from_bytes(digest[:8]) / 2**64 * check.interval_sec
+    due = (math.floor((now_sec - phase) / check.interval_sec) + 1) * check.interval_sec + phase
+    # The sum is rounded: it can come out as the beat that is now.
+    return due if due > now_sec else due + check.interval_sec
+
+
+def is_due(check: HealthCheck, state: AgentState, unit: UnitState) -> bool:
+    """Whether the check still tells anything: a startup has succeeded once and for all."""
+    return check.purpose != "startup" or not state.has_passed(check.name, unit.invocation)
+
+
 def observe(
-    streak: Streak, check: HealthCheck, unit: UnitState, outcome: Outcome, now: Instant
+    streak: Streak,
+    check: HealthCheck,
+    unit: UnitState,
+    outcome: Outcome,
+    now: Instant,
+    *,
+    started: bool,
 ) -> Streak:
-    """Count one check's outcome."""
-    failures = streak.failures if streak.invocation == unit.invocation else 0
-    in_grace = now.uptime_ms - unit.active_enter_ms < check.start_grace_sec * 1000
+    """Count one check's outcome; ``started`` says that no startup check is still to succeed."""
+    if streak.invocation != unit.invocation:
+        streak = Streak(unit.invocation)
+    failures, successes = streak.failures, streak.successes
     if outcome is Outcome.OK:
-        failures = 0
-    elif outcome is Outcome.FAILED and not in_grace:
-        failures += 1
-    return Streak(unit.invocation, failures, outcome)
+        successes += 1
+        if successes >= check.success_threshold:
+            failures = 0
+    elif outcome is Outcome.FAILED:
+        successes = 0
+        if _counts(check, unit, now, started=started):
+            failures += 1
+    return Streak(unit.invocation, failures, successes, outcome)
+
+
+def has_started(agent: Agent, state: AgentState, unit: UnitState) -> bool:
+    """Whether every startup check has succeeded in this invocation."""
+    return not any(is_due(check, state, unit) for check in agent.health if _is_startup(check))
+
+
+def why_unready(agent: Agent, state: AgentState, unit: UnitState) -> str | None:
+    """Return what keeps a running agent from being ready; None when nothing does."""
+    for check in agent.health:
+        if check.purpose != "liveness" and not state.has_passed(check.name, unit.invocation):
+            return f"is not ready: its {check.purpose} check {check.name} does not succeed"
+    return None
 
 
 def on_streak(
@@ -51,28 +100,47 @@ def on_streak(
     state: AgentState,
     check: HealthCheck,
     streak: Streak,
+    unit: UnitState,
     detail: str,
     now: Instant,
 ) -> Iterator[Record]:
+    """Say what follows from a check's outcomes so far; the same is never said twice."""
+    data = {
+        "agent": name,
+        "unit": agent.unit,
+        "invocation": streak.invocation,
+        "check": check.name,
+        "purpose": check.purpose,
+    }
+    passed = state.has_passed(check.name, streak.invocation)
+    failed = streak.failures >= check.failure_threshold
+    if check.purpose != "liveness" and not passed and streak.successes >= check.success_threshold:
+        after_ms = now.uptime_ms - unit.active_enter_ms
+        yield Record(now, "health.passed", {**data, "after_ms": after_ms}, state.incident)
+    elif check.purpose == "readiness":
+        if passed and failed:
+            why = {"failures": streak.failures, "detail": detail}
+            yield Record(now, "health.unready", {**data, **why}, state.incident)
+    elif failed and not passed and not (_is_startup(check) and _in_grace(check, unit, now)):
+        yield from _kill(name, agent, state, check, streak, detail, now, data)
+
+
+def _kill(
+    name: str,
+    agent: Agent,
+    state: AgentState,
+    check: HealthCheck,
+    streak: Streak,
+    detail: str,
+    now: Instant,
+    data: dict[str, str],
+) -> Iterator[Record]:
     """Record the failure and intend the kill, once for each invocation."""
-    if streak.failures < check.failure_threshold:
-        return
     if state.failed_check(streak.invocation) is not None:
         return
     incident = state.incident or f"{name}-{streak.invocation[:8]}"
-    yield Record(
-        now,
-        "health.failed",
-        {
-            "agent": name,
-            "unit": agent.unit,
-            "invocation": streak.invocation,
-            "check": check.name,
-            "failures": streak.failures,
-            "detail": detail,
-        },
-        incident,
-    )
+    failed = {**data, "failures": streak.failures, "detail": detail}
+    yield Record(now, "health.failed", failed, incident)
     intent = {
         "action": "kill",
         "target": agent.unit,
@@ -81,3 +149,18 @@ def on_streak(
         "reason": f"health check {check.name} failed {streak.failures} times in a row: {detail}",
     }
     yield Record(now, "action.intent", intent, incident)
+
+
+def _counts(check: HealthCheck, unit: UnitState, now: Instant, *, started: bool) -> bool:
+    """Whether a failure counts: a startup's always, for its grace bounds what follows from it."""
+    if _is_startup(check):
+        return True
+    return not _in_grace(check, unit, now) and (started or check.purpose == "readiness")
+
+
+def _is_startup(check: HealthCheck) -> bool:
+    return check.purpose == "startup"
+
+
+def _in_grace(check: HealthCheck, unit: UnitState, now: Instant) -> bool:
+    return now.uptime_ms - unit.active_enter_ms < check.start_grace_sec * 1000

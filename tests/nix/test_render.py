@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from healer.config import Agent, Config, HttpCheck, TcpCheck, load
+from healer.config import (
+    Agent,
+    CommandCheck,
+    Config,
+    FileCheck,
+    HttpCheck,
+    ListenCheck,
+    LogCheck,
+    MemoryCheck,
+    TcpCheck,
+    load,
+)
 from healer.config.schema import CrashLoop, Drift, LedgerConfig, Restart, Rule, SafeSwitch
 from tests.nix.evaluation import CHECKOUT, EvaluationError, evaluate, needs_nix, render
 
@@ -27,6 +38,15 @@ EVERYTHING = """{
       { name = "web"; type = "http"; url = "http://127.0.0.1:8080/"; }
       { name = "port"; type = "tcp"; port = 8080; intervalSec = 0.5; }
       { name = "self"; type = "command"; command = [ "/bin/true" ]; }
+      {
+        name = "tls"; type = "http"; url = "https://a/"; caFile = "/ca.pem"; bodyContains = "ok";
+        bodyMatches = "o.*k"; purpose = "readiness"; successThreshold = 2;
+      }
+      { name = "any"; type = "http"; url = "https://a/"; insecure = true; purpose = "startup"; }
+      { name = "bound"; type = "listen"; port = 80; }
+      { name = "log"; type = "log"; pattern = "FATAL"; }
+      { name = "memory"; type = "memory"; maxBytes = 1000000; }
+      { name = "fresh"; type = "file"; path = "/run/x"; maxAgeSec = 30; }
     ];
   };
   agents.choosy = {
@@ -46,8 +66,11 @@ EVERYTHING = """{
       rules = [ { exitCodes = [ 75 ]; action = "restart"; } ];
     };
   };
-  agents.once = { command = [ "/bin/once" ]; restart.policy = "never"; };
-  agents.nginx = { adopt = true; };
+  agents.once = {
+    command = [ "/bin/once" ]; restart.policy = "never"; watchdogSec = 20;
+    serviceConfig.Type = "simple";
+  };
+  agents.nginx = { adopt = true; watchdogSec = 0.5; };
   agents.odd = { adopt = true; unit = "foo\\\\x2dbar@1.service"; };
   drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
 }"""
@@ -112,6 +135,15 @@ def test_an_adopted_unit_loses_its_own_restart_settings(everything: Any) -> None
     }
     assert "ExecStart" not in service["serviceConfig"]
     assert "NotifyAccess" not in service["serviceConfig"]
+
+
+def test_a_heartbeat_is_systemds_own_and_leaves_the_type(everything: Any) -> None:
+    services = everything["services"]
+    assert services["nginx"]["serviceConfig"]["WatchdogSec"] == "500ms"
+    once = services["once"]["serviceConfig"]
+    assert (once["WatchdogSec"], once["Type"], once["NotifyAccess"]) == ("20s", "simple", "all")
+    assert "Type" not in services["nginx"]["serviceConfig"]
+    assert "WatchdogSec" not in services["now"]["serviceConfig"]
 
 
 def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
@@ -219,9 +251,25 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
         Rule(exit_codes=(3, 4), signals=("SIGABRT",), action="stop"),
         Rule(exit_codes=(0,), action="restart"),
     )
-    web, port, _ = config.agents["later"].health
-    assert web == HttpCheck(name="web", url="http://127.0.0.1:8080/")
-    assert port == TcpCheck(name="port", port=8080, interval_sec=0.5)
+    assert config.agents["later"].health == (
+        HttpCheck(name="web", url="http://127.0.0.1:8080/"),
+        TcpCheck(name="port", port=8080, interval_sec=0.5),
+        CommandCheck(name="self", command=("/bin/true",)),
+        HttpCheck(
+            name="tls",
+            url="https://a/",
+            ca_file="/ca.pem",
+            body_contains="ok",
+            body_matches="o.*k",
+            purpose="readiness",
+            success_threshold=2,
+        ),
+        HttpCheck(name="any", url="https://a/", insecure=True, purpose="startup"),
+        ListenCheck(name="bound", port=80),
+        LogCheck(name="log", pattern="FATAL"),
+        MemoryCheck(name="memory", max_bytes=1_000_000),
+        FileCheck(name="fresh", path="/run/x", max_age_sec=30),
+    )
 
 
 def test_services_are_named_by_their_units(everything: Any) -> None:
@@ -275,7 +323,9 @@ def test_python_and_nix_have_the_same_defaults() -> None:
     assert agent["stableSec"] == nix["agent"]["stableSec"]
     assert agent["journalLines"] == nix["agent"]["journalLines"]
     http, tcp = camel(HttpCheck(name="a", url="b")), camel(TcpCheck(name="a", port=1))
-    for key in ("intervalSec", "timeoutSec", "failureThreshold", "startGraceSec"):
+    common = {*tcp} - {"type", "name", "host", "port"}
+    assert common == {key for key, value in nix["health"].items() if value is not None}
+    for key in common:
         assert http[key] == nix["health"][key]
     assert http["expectStatus"] == nix["healthExpectStatus"]
     assert tcp["host"] == nix["healthHost"]

@@ -23,6 +23,8 @@ from healer.safeswitch.rollback import Progress
 _ATTEMPTS = 3
 _RETRY_SEC = 1.0
 _POLL_SEC = 0.1
+RETRY_REMOVAL_SEC = 10.0
+"""Pause after stamps could not be removed."""
 
 
 @dataclass(frozen=True, slots=True)

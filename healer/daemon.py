@@ -12,16 +12,15 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from systemd.daemon import notify
 
-from healer import __version__, actions, control, report
+from healer import __version__, control, report
+from healer.actor import Actor
 from healer.config import Config, Loaded, load
-from healer.control import AgentRequest, Answer
 from healer.decisions import Decisions
 from healer.drift.compare import DriftState, Finding
 from healer.drift.watch import DriftWatcher
@@ -62,10 +61,18 @@ class Daemon:
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
         self._ends = Ends(loaded.config)
+        self._actor = Actor(
+            self._decisions,
+            self._units,
+            self._append,
+            self._record,
+            self._look_at_systems,
+            self._leave,
+        )
         self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._leaving = "asked to stop"
         self._intents: dict[int, Entry] = {}
         self._journal_due_ms = 0
         self._settling: asyncio.TimerHandle | None = None
@@ -104,14 +111,15 @@ class Daemon:
                     self._look_again_and_again(),
                     self._prober.run(),
                     self._drift.run(),
-                    control.serve(self._runtime_dir / control.NAME, self._asked),
+                    control.serve(self._runtime_dir / control.NAME, self._actor.ask),
                 )
             ]
             await self._stop.wait()
             notify("STOPPING=1")
-            for task in (*running, *self._tasks):
+            self._actor.cancel()
+            for task in running:
                 task.cancel()
-        self._record([Record(clock.now(), "healer.stopped", {"reason": "asked to stop"})])
+        self._record([Record(clock.now(), "healer.stopped", {"reason": self._leaving})])
         self._ends.close()
 
     # Memory
@@ -146,8 +154,7 @@ class Daemon:
         }
         self._record([Record(clock.now(), "healer.started", data)])
         for intent in self._intents.values():
-            log.info("resuming %s of entry %d", intent.data["action"], intent.seq)
-            self._spawn(self._carry_out(intent))
+            self._actor.resume(intent)
 
     def _record(self, records: Iterable[Record]) -> list["concurrent.futures.Future[Entry]"]:
         """Hand decided records to the ledger; intents among them are carried out when durable."""
@@ -156,71 +163,13 @@ class Daemon:
             future = self._append(record)
             written.append(future)
             if record.type == "action.intent":
-                self._spawn(self._carry_out_durable(future))
+                self._actor.begin(record, future)
         return written
 
     def _append(self, record: Record) -> "concurrent.futures.Future[Entry]":
         log.info("%s", report.one_line(record))
         self._publisher.changed()
         return self._ledger.append(record.type, record.data, incident=record.incident)
-
-    # Acting
-
-    async def _asked(self, request: AgentRequest, who: str) -> Answer:
-        """Do what a person asks, and tell that person what became of it."""
-        agent = self._config.agents.get(request.agent)
-        if agent is None:
-            names = ", ".join(sorted(self._config.agents))
-            return Answer(False, f"there is no agent {request.agent}; there are: {names}")
-        now = clock.now()
-        intent: dict[str, object] = {
-            "action": request.verb,
-            "target": agent.unit,
-            "agent": request.agent,
-            "asked_by": who,
-            "reason": f"{who} asked for it",
-        }
-        if request.verb == "hold":
-            intent["ttl_sec"] = request.ttl_sec or 3600
-        asked = Record(now, "action.intent", intent, self._decisions.agent(request.agent).incident)
-        self._decisions.replay(asked)
-        future = self._append(asked)
-        return await self._carry_out(await asyncio.wrap_future(future))
-
-    async def _carry_out_durable(self, future: "concurrent.futures.Future[Entry]") -> None:
-        await self._carry_out(await asyncio.wrap_future(future))
-
-    async def _carry_out(self, intent: Entry) -> Answer:
-        done = await actions.carry_out(intent, self._config, self._units.state_of)
-        now = clock.now()
-        data = {
-            "intent": intent.seq,
-            "action": intent.data["action"],
-            "agent": intent.data.get("agent"),
-            "ok": done.ok,
-            "detail": done.detail,
-            "running": done.running,
-            "steps": done.steps,
-        }
-        asked = Record(now, intent.type, intent.data, intent.incident)
-        # What the action changed is seen before its outcome is told.
-        self._look_at_systems()
-        outcome = Record(now, "action.outcome", data, intent.incident)
-        self._record(self._decisions.on_outcome(outcome, asked))
-        self._wake.set()
-        return Answer(done.ok, done.detail)
-
-    def _spawn(self, job: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.get_running_loop().create_task(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended_task)
-
-    def _ended_task(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Crash-only: systemd starts us again, and the intent is resumed from the ledger.
-            log.error("an action failed unexpectedly", exc_info=error)
-            self._stop.set()
 
     # Looking
 
@@ -265,13 +214,9 @@ class Daemon:
         names = self._ends.to_remove()
         if names and not self._removing:
             self._removing = True
-            self._spawn(self._remove_stamps(names))
+            self._actor.remove_stamps(names, self._stamps_removed)
 
-    async def _remove_stamps(self, names: list[str]) -> None:
-        done = await actions.remove_stamps(names, self._config)
-        if not done.ok:
-            log.warning("recorded stamps stay where they are: %s", done.detail)
-            await asyncio.sleep(_RECONCILE_SEC)
+    def _stamps_removed(self) -> None:
         self._removing = False
 
     async def _ended(self, ended: Ended) -> None:
@@ -351,6 +296,12 @@ class Daemon:
             self._ledger_trouble = reason
             self._publisher.changed()
 
+    def _leave(self, reason: str) -> None:
+        """End this run; Restart=always begins the next."""
+        log.info("leaving: %s", reason)
+        self._leaving = reason
+        self._stop.set()
+
     def _alive(self) -> None:
         """Tell systemd that the loop gets on (WatchdogSec=)."""
         notify("WATCHDOG=1")
@@ -403,8 +354,7 @@ class Daemon:
         data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
         self._record([Record(clock.now(), "config.loaded", data)])
         if replaced:
-            log.info("the system has another healer now: leaving, so that systemd starts it")
-            self._stop.set()
+            self._leave("the system has another healer now: systemd starts that")
 
     def _why_safe_switch_is_off(self) -> str | None:
         if not self._config.safe_switch.enable:

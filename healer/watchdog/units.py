@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _PING_SEC = 3.0
 _RETRY_SEC = 1.0
+# How many units are asked for before anything else is looked at: PID 1 is slow in a storm.
+_AT_ONCE = 100
 _FAILED_STATES = frozenset({"failed", "auto-restart", "auto-restart-queued", "dead"})
 
 
@@ -66,18 +68,20 @@ class Units:
                 await asyncio.sleep(_RETRY_SEC)
 
     async def refresh(self) -> None:
-        """Ask for the state of each unit that changed."""
+        """Ask for the state of units that changed; of the rest of many in the next call."""
         if not self._connected:
             return
-        dirty, self._dirty = self._dirty, set()
-        for unit in dirty & self._declared:
+        for unit in sorted(self._dirty & self._declared)[:_AT_ONCE]:
+            self._dirty.discard(unit)
             try:
                 state = await self._bus.unit_state(unit)
             except HostUnavailableError as error:
                 log.warning("%s; asking again", error)
-                self._dirty |= dirty
+                self._dirty.add(unit)
                 return
             self._take(unit, state)
+        if self._dirty & self._declared:
+            self._on_change(False)
 
     async def reconcile(self) -> None:
         """Find the units whose change no signal told, and those that were missing."""

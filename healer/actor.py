@@ -1,0 +1,134 @@
+"""Who acts: each intent is carried out in a task of its own, once it is durable, and its outcome
+is recorded, also when there was no way to carry it out.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from healer import actions
+from healer.actions import Done
+from healer.control import AgentRequest, Answer
+from healer.decisions import Decisions
+from healer.errors import LedgerIOError
+from healer.host import clock
+from healer.ledger.entry import Entry
+from healer.records import Record
+from healer.watchdog.units import Units
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_HOLD_SEC = 3600
+
+
+class Actor:
+    """Carries out intents.
+
+    ``append`` hands a record to the ledger and ``record`` all that was decided; ``observe`` looks
+    at what an action changed, before its outcome is told; ``leave`` ends the daemon.
+    """
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        units: Units,
+        append: Callable[[Record], "Future[Entry]"],
+        record: Callable[[Iterable[Record]], object],
+        observe: Callable[[], object],
+        leave: Callable[[str], None],
+    ) -> None:
+        self._decisions = decisions
+        self._units = units
+        self._append = append
+        self._record = record
+        self._observe = observe
+        self._leave = leave
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self, intent: Record, written: "Future[Entry]") -> None:
+        """Carry out an intent once it is durable."""
+        self._spawn(self._carry_out_durable(intent, written))
+
+    def resume(self, entry: Entry) -> None:
+        """Carry out an intent that an earlier run of the daemon left without an outcome."""
+        log.info("resuming %s of entry %d", entry.data["action"], entry.seq)
+        self._spawn(self._carry_out(entry))
+
+    def cancel(self) -> None:
+        """Stop acting; what has no outcome is resumed by the next run."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def ask(self, request: AgentRequest, who: str) -> Answer:
+        """Do what a person asks, and tell that person what became of it."""
+        agent = self._decisions.config.agents.get(request.agent)
+        if agent is None:
+            names = ", ".join(sorted(self._decisions.config.agents))
+            return Answer(False, f"there is no agent {request.agent}; there are: {names}")
+        data: dict[str, object] = {
+            "action": request.verb,
+            "target": agent.unit,
+            "agent": request.agent,
+            "asked_by": who,
+            "reason": f"{who} asked for it",
+        }
+        if request.verb == "hold":
+            data["ttl_sec"] = request.ttl_sec or _DEFAULT_HOLD_SEC
+        incident = self._decisions.agent(request.agent).incident
+        intent = Record(clock.now(), "action.intent", data, incident)
+        self._decisions.replay(intent)
+        return await self._carry_out_durable(intent, self._append(intent))
+
+    def remove_stamps(self, names: list[str], done: Callable[[], None]) -> None:
+        """Have recorded stamps removed; ``done`` is called when that may be tried again."""
+        self._spawn(self._remove_stamps(names, done))
+
+    async def _remove_stamps(self, names: list[str], done: Callable[[], None]) -> None:
+        removed = await actions.remove_stamps(names, self._decisions.config)
+        if not removed.ok:
+            log.warning("recorded stamps stay where they are: %s", removed.detail)
+            await asyncio.sleep(actions.RETRY_REMOVAL_SEC)
+        done()
+
+    async def _carry_out_durable(self, intent: Record, written: "Future[Entry]") -> Answer:
+        try:
+            entry = await asyncio.wrap_future(written)
+        except LedgerIOError as error:
+            # What cannot be recorded is not done: nobody could tell afterwards.
+            return self._came_of(intent, None, Done(False, str(error)))
+        return await self._carry_out(entry)
+
+    async def _carry_out(self, entry: Entry) -> Answer:
+        done = await actions.carry_out(entry, self._decisions.config, self._units.state_of)
+        intent = Record(clock.now(), entry.type, entry.data, entry.incident)
+        self._observe()
+        return self._came_of(intent, entry.seq, done)
+
+    def _came_of(self, intent: Record, seq: int | None, done: Done) -> Answer:
+        """Record the outcome of an intent, and what follows from it."""
+        data = {
+            "intent": seq,
+            "action": intent.data["action"],
+            "agent": intent.data.get("agent"),
+            "ok": done.ok,
+            "detail": done.detail,
+            "running": done.running,
+            "steps": done.steps,
+        }
+        outcome = Record(clock.now(), "action.outcome", data, intent.incident)
+        self._record(self._decisions.on_outcome(outcome, intent))
+        return Answer(done.ok, done.detail)
+
+    def _spawn(self, job: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Crash-only: systemd starts healer again, and the intent is resumed from the ledger.
+            log.error("an action failed unexpectedly", exc_info=error)
+            self._leave("an action failed unexpectedly")

@@ -88,10 +88,12 @@ def wait_for_entry(
 
 def wait_for_new_pid(machine: LocalMachine, unit: str, old: int) -> int:
     """Wait until a unit runs under another main PID than before."""
-    machine.wait_until_succeeds(
-        f"p=$(systemctl show -P MainPID {unit}); test $p != 0 && test $p != {old}", timeout=120
+    return int(
+        machine.wait_until_succeeds(
+            f"p=$(systemctl show -P MainPID {unit}); test $p != 0 && test $p != {old} && echo $p",
+            timeout=120,
+        )
     )
-    return main_pid(machine, unit)
 
 
 def main_pid(machine: LocalMachine, unit: str) -> int:
@@ -99,9 +101,14 @@ def main_pid(machine: LocalMachine, unit: str) -> int:
     return int(machine.succeed(f"systemctl show -P MainPID {unit}"))
 
 
+def running_pid(machine: LocalMachine, unit: str) -> int:
+    """Wait until a unit has a main process, and return its PID: 0 is a process group to kill(1)."""
+    return wait_for_new_pid(machine, unit, 0)
+
+
 def kill_and_wait(machine: LocalMachine, unit: str) -> int:
     """Kill a unit's main process and wait for the next one; return its PID."""
-    old = main_pid(machine, unit)
+    old = running_pid(machine, unit)
     machine.succeed(f"kill -KILL {old}")
     return wait_for_new_pid(machine, unit, old)
 

@@ -135,8 +135,14 @@ class ContainerMachine(LocalMachine):
             return Completed(0, b"", b"")
         # A file, for a program left in the background may keep standard error open.
         with tempfile.TemporaryFile() as stderr:
+            # A session of its own: `kill 0` in the machine must not reach this process group.
             done = subprocess.run(
-                command, input=stdin, stdout=subprocess.PIPE, stderr=stderr, check=False
+                command,
+                input=stdin,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                check=False,
+                start_new_session=True,
             )
             stderr.seek(0)
             return Completed(done.returncode, done.stdout, stderr.read())

@@ -10,6 +10,7 @@ from tests.machine.agents import (
     entries,
     kill_and_wait,
     main_pid,
+    running_pid,
     system,
     wait_for_entry,
     wait_for_new_pid,
@@ -236,8 +237,8 @@ def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot
 
     # healer killed while it records: systemd brings it back, and each crash is there once.
     for _ in range(4):
-        machine.succeed("kill -KILL $(systemctl show -P MainPID worker)")
-        machine.succeed("kill -KILL $(systemctl show -P MainPID healer)")
+        machine.succeed(f"kill -KILL {running_pid(machine, 'worker.service')}")
+        machine.succeed(f"kill -KILL {running_pid(machine, 'healer.service')}")
         machine.wait_until_succeeds("systemctl is-active healer", timeout=20)
     assert wait_until_all_are_recorded(machine) == 9
 
@@ -252,7 +253,7 @@ def test_dbus_journald_and_systemd_itself_restart(container: Boot) -> None:
         "pkill -KILL dbus-daemon",
         "systemctl restart systemd-journald",
     ):
-        machine.succeed(f"kill -KILL $(systemctl show -P MainPID worker); {disturbance}")
+        machine.succeed(f"kill -KILL {running_pid(machine, 'worker.service')}; {disturbance}")
         machine.wait_until_succeeds("systemctl show -P MainPID worker | grep -v '^0'", timeout=20)
         machine.sleep(1)
         kill_and_wait(machine, "worker.service")

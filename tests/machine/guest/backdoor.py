@@ -25,6 +25,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             check=False,
+            start_new_session=True,
         )
         stderr.seek(0)
         return {

@@ -42,8 +42,11 @@ def assert_rolled_back(machine: LocalMachine, bad: str, good: str) -> dict[str, 
     assert outcome["data"]["ok"]
     assert outcome["data"]["intent"] == intents[0]["seq"]
     assert outcome["data"]["running"] == good
-    recovered = wait_for_entry(machine, "agent.recovered", agent="worker", timeout=120)
-    assert recovered["incident"] == intents[0]["incident"]
+    machine.wait_until_succeeds(
+        f"healer ledger show --incident {intents[0]['incident']} --type agent.recovered --json"
+        " | grep recovered",
+        timeout=120,
+    )
     machine.wait_until_succeeds("systemctl is-active worker", timeout=120)
     assert_intact(machine)
     data: dict[str, Any] = outcome["data"]
@@ -79,7 +82,8 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
 
 def test_nothing_is_rolled_back_without_a_known_good(container: Boot) -> None:
-    machine = container(system=BAD)
+    machine = container()
+    machine.deploy(BAD, status={0, 4})
     verdict = wait_for_entry(machine, "safeswitch.verdict", verdict="inconclusive", timeout=120)
     assert "known to be good" in verdict["data"]["reason"]
     machine.sleep(3)

@@ -1,5 +1,6 @@
 """The watchdog on a real systemd: real signals, real exits, a real journal."""
 
+import itertools
 import json
 import time
 
@@ -71,16 +72,18 @@ def test_conditional_restart_by_exit_code(container: Boot) -> None:
 def test_exponential_backoff_grows_to_its_cap(container: Boot) -> None:
     backoff = {"policy": "exponential", "delaySec": 0.1, "maxDelaySec": 0.8, "steps": 3}
     loop = agent("broken", restart=backoff, crashLoop={"maxCrashes": 4})
-    machine = container(system=system({"worker": loop}))
+    machine = container()
+    machine.deploy(system({"worker": loop}), status={0, 4})
     machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 6", timeout=60)
     spent = wait_for_entry(machine, "agent.crash-loop", agent="worker")
     assert spent["data"]["early_deaths"] == 4
-    delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
-    # systemd has no test of RestartSteps= itself: 100 ms, doubling, up to the cap.
-    assert delays[0] < delays[2] < delays[3]
-    for delay, least in zip(delays, [100, 200, 400, 800, 800], strict=False):
-        assert delay >= least - 20, delays
-    assert max(delays) < 2000, delays
+    # systemd has no test of RestartSteps= itself: 100 ms, doubling, up to the cap. How much longer
+    # a restart takes is the machine's load.
+    ends = [e["data"]["stop_uptime_ms"] for e in entries(machine, "agent.crash")]
+    gaps = [after - before for before, after in itertools.pairwise(ends)]
+    for gap, least in zip(gaps, [100, 200, 400, 800, 800], strict=False):
+        assert gap >= least - 20, gaps
+    assert machine.get_unit_property("worker.service", "RestartMaxDelayUSec") == "800ms"
     # Nothing was known to be good, so nothing was rolled back; healer said so.
     verdict = wait_for_entry(machine, "safeswitch.verdict", verdict="inconclusive")
     assert "known to be good" in verdict["data"]["reason"]
@@ -286,7 +289,8 @@ def test_an_adopted_unit_and_a_name_with_escapes(container: Boot) -> None:
 
 
 def test_recorded_stamps_are_removed(container: Boot) -> None:
-    machine = container(system=system({"worker": agent("broken")}))
+    machine = container()
+    machine.deploy(system({"worker": agent("broken")}), status={0, 4})
     machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 50", timeout=60)
     machine.succeed("systemctl stop worker")
     machine.wait_until_succeeds("test $(ls /run/healer/stamps | grep -c stop$) -lt 32", timeout=30)

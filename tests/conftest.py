@@ -1,15 +1,17 @@
 """Fixtures that boot local machines, and a loud word about the tests that could not."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tests.machine import paths
 from tests.machine.container import ContainerMachine
 from tests.machine.local import LocalMachine, SystemSpec
 from tests.machine.support import why_no_container, why_no_vm
-from tests.machine.vm import VirtualMachine
+from tests.machine.vm import VirtualMachine, has_kvm
 
 _MACHINES = pytest.StashKey[list[LocalMachine]]()
 _CANNOT: dict[str, Callable[[], str | None]] = {"machine": why_no_container, "vm": why_no_vm}
@@ -48,8 +50,13 @@ def container(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Boot]:
 
 @pytest.fixture
 def vm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Boot]:
-    """A function that boots virtual machines; they are gone after the test."""
-    yield from _booter(request, tmp_path, VirtualMachine)
+    """A function that boots virtual machines; they are gone after the test.
+
+    Emulated ones take a processor each and are slow enough alone: one test has them at a time.
+    """
+    one = nullcontext() if has_kvm() else paths.locked(paths.cache() / "emulation.lock")
+    with one:
+        yield from _booter(request, tmp_path, VirtualMachine)
 
 
 @pytest.fixture(params=["container", "vm"])

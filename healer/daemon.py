@@ -25,8 +25,8 @@ from healer.decisions import Decisions
 from healer.drift.compare import DriftState, Finding
 from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
-from healer.events import Ended, Instant, Systems
-from healer.host import clock, nix
+from healer.events import Changes, Ended, Instant, Systems
+from healer.host import changes, clock, nix
 from healer.host.inotify import Watches
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
@@ -200,12 +200,20 @@ class Daemon:
 
     def _look_at_systems(self) -> Systems:
         systems = nix.systems(Path(self._config.safe_switch.profile))
-        activated = self._decisions.on_systems(systems, clock.now())
+        activated = self._decisions.on_systems(systems, clock.now(), self._changes(systems))
         self._record(activated)
         if activated or (self._switching and not systems.switching):
             self._ask_reload()
         self._switching = systems.switching
         return systems
+
+    def _changes(self, systems: Systems) -> Changes | None:
+        """Compare the system that runs with the one that ran before; None where it is the same."""
+        before = self._decisions.deployment.current
+        if before is None or systems.current in {None, before} or not Path(before).exists():
+            return None
+        units = {name: agent.unit for name, agent in self._config.agents.items()}
+        return changes.between(before, str(systems.current), units)
 
     async def _look_at_stamps(self) -> None:
         # A system was active before anything was started under it: look at the stamps first.

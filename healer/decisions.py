@@ -7,7 +7,7 @@ the same way in which ``replay`` applies those that are read back from the ledge
 from collections.abc import Iterable, Iterator, Mapping
 
 from healer.config import Config, HealthCheck
-from healer.events import Context, Ended, Instant, Systems, UnitState
+from healer.events import Changes, Context, Ended, Instant, Systems, UnitState
 from healer.records import Record
 from healer.safeswitch import deployment
 from healer.safeswitch.deployment import DeploymentState
@@ -90,9 +90,11 @@ class Decisions:
             health.on_streak(name, declared, state, check, streak, unit, detail, now)
         )
 
-    def on_systems(self, systems: Systems, now: Instant) -> list[Record]:
-        """Answer which toplevel is active now."""
-        return self._apply(deployment.on_systems(self.deployment, systems, now))
+    def on_systems(
+        self, systems: Systems, now: Instant, changes: Changes | None = None
+    ) -> list[Record]:
+        """Answer which toplevel is active now, and what it changed where it is another one."""
+        return self._apply(deployment.on_systems(self.deployment, systems, changes, now))
 
     def on_tick(
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant

@@ -5,6 +5,7 @@ machine is suspended. A fact of an earlier boot carries that boot's id, and its 
 boot.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -112,10 +113,30 @@ class Instant:
 
 @dataclass(frozen=True, slots=True)
 class Systems:
-    """Which toplevel is where: the separate facts of a NixOS host, each None where it is absent."""
+    """Which toplevel is where: the separate facts of a NixOS host, each None where it is absent.
+
+    ``boot_default`` is what the next boot starts, where the boot loader's files can be read.
+    ``specialisation`` is the name of the running specialisation, and ``base`` the toplevel that it
+    belongs to, which the profile holds; without one the base is the running toplevel.
+    """
 
     current: str | None
     booted: str | None
     profile: str | None
     generation: int | None
     switching: bool
+    boot_default: str | None = None
+    base: str | None = None
+    specialisation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs between a toplevel and the one that ran before it.
+
+    ``agents`` says of each declared agent's unit, with all that it reads from the toplevel, whether
+    it is "same", "changed" or "added"; ``shared`` names what all agents share and what differs.
+    """
+
+    agents: Mapping[str, str]
+    shared: tuple[str, ...]

@@ -3,26 +3,62 @@
 import os
 import re
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from healer.errors import RefusedError
 from healer.events import Systems
+from healer.host import bootloader
 
 CURRENT = Path("/run/current-system")
 BOOTED = Path("/run/booted-system")
 SWITCH_LOCK = Path("/run/nixos/switch-to-configuration.lock")
 _GENERATION = re.compile(r".+-(\d+)-link")
+# Of a profile's generations, so many are asked for a specialisation.
+_NEWEST = 50
 
 
 def systems(profile: Path) -> Systems:
     """Read the separate facts of which system is where."""
+    current, target = _resolve(CURRENT), _resolve(profile)
+    base, specialisation = (None, None) if current is None else base_of(current, profile, target)
     return Systems(
-        current=_resolve(CURRENT),
+        current=current,
         booted=_resolve(BOOTED),
-        profile=_resolve(profile),
+        profile=target,
         generation=_generation(profile),
         switching=is_locked(SWITCH_LOCK),
+        boot_default=bootloader.default(),
+        base=base,
+        specialisation=specialisation,
     )
+
+
+@lru_cache(maxsize=64)
+def base_of(toplevel: str, profile: Path, _target: str | None) -> tuple[str, str | None]:
+    """Return the toplevel that a running one is a specialisation of, and its name there.
+
+    The newest generations are asked; a toplevel that is none of their specialisations is its own
+    base. ``_target`` is where the profile points: the answer is remembered until that changes.
+    """
+    for generation in generations(profile)[:_NEWEST]:
+        base = os.path.realpath(generation)
+        if base == toplevel:
+            return toplevel, None
+        for link in sorted(Path(base, "specialisation").glob("*")):
+            if os.path.realpath(link) == toplevel:
+                return base, link.name
+    return toplevel, None
+
+
+def generations(profile: Path) -> list[Path]:
+    """Return the links of a profile's generations, the newest first."""
+    numbered = [
+        (int(match[1]), link)
+        for link in profile.parent.glob(f"{profile.name}-*-link")
+        if (match := re.fullmatch(rf"{re.escape(profile.name)}-(\d+)-link", link.name))
+    ]
+    return [link for _, link in sorted(numbered, reverse=True)]
 
 
 def unavailable_reason(profile: Path) -> str | None:

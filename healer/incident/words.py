@@ -175,10 +175,25 @@ def _restarted(data: Data) -> str:
 def _activated(data: Data) -> str:
     generation = text(data, "generation")
     numbered = f", generation {generation}" if generation else ""
+    name = text(data, "specialisation")
+    special = f", specialisation {name}" if name else ""
     return (
         f"{toplevel(data.get('toplevel'))} became the running system "
-        f"({text(data, 'kind')}{numbered}); before it: {toplevel(data.get('previous'))}"
+        f"({text(data, 'kind')}{numbered}{special}); before it: "
+        f"{toplevel(data.get('previous'))}{_changes(data.get('changes'))}"
     )
+
+
+def _changes(data: object) -> str:
+    """Say what a deployment changed, as far as that is known."""
+    if not isinstance(data, Mapping):
+        return ""
+    agents, shared = data.get("agents"), data.get("shared")
+    names = [str(name) for name in shared] if isinstance(shared, list) else []
+    if isinstance(agents, Mapping):
+        names += [str(name) for name, how in agents.items() if how != "same"]
+    changed = ", ".join(printable(name) for name in names) or "no agent's unit"
+    return f"; it changes {changed}"
 
 
 def _intent(data: Data) -> str:

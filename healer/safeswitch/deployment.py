@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from healer.config import SafeSwitch
-from healer.events import Instant, Systems
+from healer.events import Changes, Instant, Systems
 from healer.records import Record
 
 # A switch that has blamed crashes wait for longer than this is told of.
@@ -103,8 +103,13 @@ def apply(state: DeploymentState, record: Record) -> DeploymentState:
             return state
 
 
-def on_systems(state: DeploymentState, systems: Systems, now: Instant) -> Iterator[Record]:
-    """Record that another toplevel became active, or the same one in a new boot."""
+def on_systems(
+    state: DeploymentState, systems: Systems, changes: Changes | None, now: Instant
+) -> Iterator[Record]:
+    """Record that another toplevel became active, or the same one in a new boot.
+
+    ``changes`` is what it changed against the one before, None where that is not known.
+    """
     if systems.current is None:
         return
     same_boot = state.since is not None and state.since.boot == now.boot
@@ -125,6 +130,14 @@ def on_systems(state: DeploymentState, systems: Systems, now: Instant) -> Iterat
             "previous": state.current,
             "generation": systems.generation,
             "kind": kind,
+            "base": systems.base,
+            "specialisation": systems.specialisation,
+            "profile": systems.profile,
+            "booted": systems.booted,
+            "boot_default": systems.boot_default,
+            "changes": None
+            if changes is None
+            else {"agents": dict(changes.agents), "shared": list(changes.shared)},
         },
         state.pending_incident if rolled_back else None,
     )

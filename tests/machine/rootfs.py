@@ -108,8 +108,9 @@ mount -t tmpfs tmpfs "$2/tmp"
 exec chroot "$2" sh -euc '
   toplevel=$(local-rebuild build /srv/checkout/first.json)
   nix-env -p /nix/var/nix/profiles/system --set "$toplevel"
-  mkdir -p /boot/loader
-  ln -s "$toplevel" /boot/loader/default
+  mkdir -p /boot/loader/entries
+  echo "default nixos-generation-1.conf" >/boot/loader/loader.conf
+  echo "options init=$toplevel/init" >/boot/loader/entries/nixos-generation-1.conf
   ln -s /run/current-system /run/booted-system /nix/var/nix/gcroots/
   nix-build -A package --out-link /nix/var/nix/gcroots/healer \
     /srv/checkout/tests/machine/toplevel.nix >/dev/null'

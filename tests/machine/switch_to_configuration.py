@@ -28,7 +28,8 @@ UNITS = TOPLEVEL / "etc/systemd/system"
 CURRENT = Path("/run/current-system")
 CURRENT_UNITS = Path("/etc/systemd/system")
 STATE = Path("/run/nixos")
-BOOT_DEFAULT = Path("/boot/loader/default")
+LOADER = Path("/boot/loader")
+GENERATIONS = Path("/nix/var/nix/profiles")
 
 USAGE = "Usage: switch-to-configuration [check|switch|boot|test|dry-activate]"
 ACTIONS = {"check", "switch", "boot", "test", "dry-activate"}
@@ -324,11 +325,27 @@ def install_boot_loader() -> None:
     """Make this system the boot default: durable, and never half of one and half of the other."""
     if not run_script("bootLoaderScript", str(TOPLEVEL)):
         refuse("Failed to install bootloader")
-    scratch = BOOT_DEFAULT.with_name("default.new")
-    scratch.unlink(missing_ok=True)
-    scratch.symlink_to(TOPLEVEL)
-    scratch.rename(BOOT_DEFAULT)
-    directory = os.open(BOOT_DEFAULT.parent, os.O_RDONLY)
+    entry = f"nixos-generation-{generation()}.conf"
+    (LOADER / "entries").mkdir(parents=True, exist_ok=True)
+    options = f"title NixOS\noptions init={TOPLEVEL}/init\n"
+    write_durably(LOADER / "entries" / entry, options)
+    write_durably(LOADER / "loader.conf", f"timeout 5\ndefault {entry}\n")
+
+
+def generation() -> int:
+    """Return the number of this system's newest generation; 0 for one that is in no profile."""
+    links = GENERATIONS.glob("system-*-link")
+    numbers = [int(link.name.split("-")[1]) for link in links if link.resolve() == TOPLEVEL]
+    return max(numbers, default=0)
+
+
+def write_durably(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(text)
+    with scratch.open() as file:
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
 

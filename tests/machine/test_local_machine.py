@@ -31,7 +31,9 @@ def main_pid(machine: LocalMachine, unit: str = "web.service") -> str:
 
 
 def boot_default(machine: LocalMachine) -> str:
-    return machine.succeed("readlink /boot/loader/default").strip()
+    entry = machine.succeed("sed -n 's/^default //p' /boot/loader/loader.conf").strip()
+    options = machine.succeed(f"grep -o 'init=[^ ]*' /boot/loader/entries/{entry}").strip()
+    return options.removeprefix("init=").removesuffix("/init")
 
 
 def test_commands_behave_as_in_the_driver(boot: Boot, tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Two toplevels compared, as directories: what each agent gets from them, and what all share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from healer.host import changes
+
+UNITS = {"worker": "worker.service", "queue": "queue@one.service"}
+
+
+class Toplevel:
+    """A toplevel with one agent's unit, and the template of another's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write("etc/systemd/system/worker.service", "[Service]\nExecStart=/etc/worker -v\n")
+        self.write("etc/systemd/system/queue@.service", "[Service]\nEnvironmentFile=-/etc/q.env\n")
+        self.write("etc/worker", "1")
+        self.write("etc/q.env", "A=1")
+        self.write("switch-inhibitors", json.dumps({"dbus": "broker"}))
+        for name in ("kernel", "initrd", "kernel-modules", "systemd"):
+            self.write(f"store/{name}", name)
+            (self.path / name).symlink_to(path.parent / f"{name}-1")
+            (path.parent / f"{name}-1").touch()
+
+    def write(self, name: str, text: str) -> None:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def link(self, name: str, target: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+        (self.path / name).symlink_to(self.path.parent / target)
+        (self.path.parent / target).touch()
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Toplevel:
+    return Toplevel(tmp_path / "before")
+
+
+@pytest.fixture
+def after(tmp_path: Path) -> Toplevel:
+    return Toplevel(tmp_path / "after")
+
+
+def compared(before: Toplevel, after: Toplevel) -> tuple[dict[str, str], tuple[str, ...]]:
+    found = changes.between(str(before.path), str(after.path), UNITS)
+    return dict(found.agents), found.shared
+
+
+def test_two_builds_of_the_same_change_nothing(before: Toplevel, after: Toplevel) -> None:
+    assert compared(before, after) == ({"worker": "same", "queue": "same"}, ())
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "changed"),
+    [
+        ("etc/systemd/system/worker.service", "[Service]\nExecStart=/etc/worker\n", "worker"),
+        ("etc/systemd/system/worker.service.d/a.conf", "[Service]\nNice=1\n", "worker"),
+        ("etc/worker", "2", "worker"),
+        ("etc/q.env", "A=2", "queue"),
+        ("etc/systemd/system/queue@one.service.d/a.conf", "[Service]\nNice=1\n", "queue"),
+    ],
+)
+def test_an_agent_is_changed_by_all_that_its_unit_reads(
+    before: Toplevel, after: Toplevel, file: str, text: str, changed: str
+) -> None:
+    after.write(file, text)
+    same = dict.fromkeys(UNITS, "same")
+    assert compared(before, after) == (same | {changed: "changed"}, ())
+
+
+def test_a_command_below_the_system_path_is_followed(before: Toplevel, after: Toplevel) -> None:
+    for toplevel in (before, after):
+        toplevel.write(
+            "etc/systemd/system/worker.service",
+            "[Service]\nExecStart=/run/current-system/sw/bin/worker\n",
+        )
+    (before.path / "sw/bin").mkdir(parents=True)
+    (after.path / "sw/bin").mkdir(parents=True)
+    before.link("sw/bin/worker", "worker-1")
+    after.link("sw/bin/worker", "worker-1")
+    assert compared(before, after)[0]["worker"] == "same"
+    after.link("sw/bin/worker", "worker-2")
+    assert compared(before, after)[0]["worker"] == "changed"
+
+
+def test_an_agent_without_a_unit_before_is_added(before: Toplevel, after: Toplevel) -> None:
+    (before.path / "etc/systemd/system/worker.service").unlink()
+    assert compared(before, after)[0]["worker"] == "added"
+
+
+def test_what_all_agents_share_is_named(before: Toplevel, after: Toplevel) -> None:
+    after.link("kernel", "kernel-2")
+    after.link("systemd", "systemd-2")
+    after.write("etc/set-environment", "export A=1")
+    after.write("switch-inhibitors", json.dumps({"dbus": "dbus", "new": "x"}))
+    shared = compared(before, after)[1]
+    assert shared == ("kernel", "systemd", "environment", "switch inhibitor dbus")
+
+
+def test_a_reboot_is_needed_across_an_inhibitor_or_another_kernel(
+    before: Toplevel, after: Toplevel
+) -> None:
+    running, target = str(before.path), str(after.path)
+    assert changes.needs_reboot(running, running, target) == []
+    after.link("initrd", "initrd-2")
+    after.write("switch-inhibitors", json.dumps({"dbus": "dbus"}))
+    assert changes.needs_reboot(running, None, target) == ["switch inhibitor dbus"]
+    assert changes.needs_reboot(running, running, target) == [
+        "switch inhibitor dbus",
+        "another initrd",
+    ]

@@ -15,7 +15,7 @@ from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
 from healer.helper import CarryOut, RemoveStamps, Reply, Request
-from healer.host import nix
+from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rollback
 from healer.safeswitch.rollback import Progress
@@ -25,6 +25,8 @@ _ATTEMPTS = 3
 _PATIENCE = 120
 _RETRY_SEC = 1.0
 _POLL_SEC = 0.1
+# Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
+_REBOOT_SEC = 600.0
 RETRY_REMOVAL_SEC = 10.0
 """Pause after stamps could not be removed."""
 
@@ -55,6 +57,10 @@ async def carry_out(
             else:
                 reply = await _ask(CarryOut(intent.seq), config)
                 done = Done(reply.ok, reply.detail, reply.running)
+                if done.ok and intent.data["action"] == "reboot" and intent.boot == clock.boot_id():
+                    # The next boot tells the outcome, unless there is none.
+                    await asyncio.sleep(_REBOOT_SEC)
+                    done = Done(False, f"the host did not go down within {_REBOOT_SEC:g} s")
         except (OSError, TimeoutError, HostUnavailableError, msgspec.MsgspecError) as error:
             done = Done(False, f"the host does not answer: {error or type(error).__name__}")
             continue

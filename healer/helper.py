@@ -5,7 +5,8 @@ systemd starts one of these for each request. The request names nothing but an i
 sequence number in the ledger; what to do is read from there and checked: the entry's signature
 against the key that root pinned when it first saw the ledger, that no outcome follows, and that
 the machine allows it (a unit that is declared, a toplevel that root itself rooted as known-good).
-So whoever takes over the daemon can restart agents and return to a system that was good, no more.
+So whoever takes over the daemon can restart and stop agents, and return to a system that was good,
+with a reboot or without; no more.
 """
 
 import os
@@ -20,7 +21,7 @@ import msgspec
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, holds, nix, stamps
+from healer.host import clock, holds, nix, power, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -30,6 +31,8 @@ KNOWN_GOOD = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
 _MAX_REQUEST = 1024 * 1024
 _KILL_GRACE_SEC = 10.0
+# Less than the daemon waits for an answer.
+_STOP_SEC = 50.0
 
 
 class CarryOut(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -156,43 +159,121 @@ def _reset(config: Config, intent: Entry) -> Reply:
 def _restart(config: Config, intent: Entry) -> Reply:
     """Restart an agent, once, because somebody asked."""
     unit = _agent_unit(config, intent)
+    hold = holds.read(Path(config.runtime_dir), unit)
+    if hold is not None:
+        raise RefusedError(f"{unit} is held back: {hold.reason}; release it instead")
     _systemctl("restart", unit)
     return Reply(True, f"{unit} was restarted")
 
 
 def _hold(config: Config, intent: Entry) -> Reply:
-    """Stop an agent and keep it down; a timer of PID 1's ends that, also without healer."""
-    unit, ttl_sec = _agent_unit(config, intent), int(intent.data["ttl_sec"])
-    hold = holds.Hold(str(intent.data["reason"]), clock.uptime_ms() + ttl_sec * 1000)
-    holds.write(Path(config.runtime_dir), unit, hold)
-    _systemctl("stop", _release_unit(unit, ".timer"), check=False)
+    """Stop an agent and keep it down; a timer of PID 1's ends that, also without healer.
+
+    The end is counted from the intent, so that to do it twice is to do it once. A quarantine does
+    not replace a hold that lasts longer; what a person asks for replaces any.
+    """
+    unit, reason = _agent_unit(config, intent), str(intent.data["reason"])
+    until_ms = intent.boottime_us // 1000 + int(intent.data["ttl_sec"]) * 1000
+    left_ms = until_ms - clock.uptime_ms()
+    if intent.boot != clock.boot_id():
+        raise RefusedError("the host has booted since, and a hold ends with its boot")
+    if left_ms <= 0:
+        return Reply(True, f"the time for which {unit} was to be held back is over")
+    with holds.exclusively():
+        before = holds.read(Path(config.runtime_dir), unit)
+        longer = before is not None and (before.until_ms is None or before.until_ms > until_ms)
+        if before is not None and longer and "asked_by" not in intent.data:
+            return Reply(True, f"{unit} is held back already: {before.reason}")
+        # The timer comes first: nothing is ever held that nothing will release.
+        _arm_release(config, unit, intent.seq, left_ms)
+        holds.write(Path(config.runtime_dir), unit, holds.Hold(reason, until_ms, intent.seq))
+        _systemctl("stop", "--no-block", unit)
+    _wait_until_down(config, unit, intent.seq)
+    return Reply(True, f"{unit} is held back for at most {left_ms // 1000} s")
+
+
+def _give_up(config: Config, intent: Entry) -> Reply:
+    """Stop an agent and keep it down, over reboots too, until somebody releases it."""
+    unit = _agent_unit(config, intent)
+    hold = holds.Hold(str(intent.data["reason"]), None, intent.seq)
+    with holds.exclusively():
+        holds.write(Path(config.runtime_dir), unit, hold)
+        _systemctl("stop", "--no-block", unit)
+        holds.write_lasting(unit, hold)
+    _wait_until_down(config, unit, intent.seq)
+    return Reply(True, f"{unit} is stopped and held back until somebody releases it")
+
+
+def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> None:
+    """Have PID 1 release this very hold, once; a timer that is there already is the same one."""
+    if config.package is None:
+        raise RefusedError("config: package is null, so there is no program to release the agent")
+    name = f"healer-release-{unit.removesuffix('.service')}-{intent_seq}"
+    if _systemctl("show", "--property=LoadState", "--value", f"{name}.timer").strip() == "loaded":
+        return
     _systemd_run(
-        f"--on-active={ttl_sec}",
+        f"--on-active={left_ms}ms",
         "--timer-property=AccuracySec=1s",
-        f"--unit={_release_unit(unit)}",
+        f"--unit={name}",
         f"{config.package}/bin/healer",
         "helper",
         f"--release={unit}",
+        f"--hold={intent_seq}",
     )
-    _systemctl("stop", unit)
-    return Reply(True, f"{unit} is held back for at most {ttl_sec} s")
+
+
+def _wait_until_down(config: Config, unit: str, intent_seq: int) -> None:
+    """Wait until a held unit is down, or is not held any more, or stops very slowly."""
+
+    def is_down() -> bool:
+        state = _systemctl("show", "--property=ActiveState", "--value", unit).strip()
+        hold = holds.read(Path(config.runtime_dir), unit)
+        return state in {"inactive", "failed"} or hold is None or hold.intent != intent_seq
+
+    _wait(is_down, _STOP_SEC)
 
 
 def _release(config: Config, intent: Entry) -> Reply:
-    unit = _agent_unit(config, intent)
-    _systemctl("stop", _release_unit(unit, ".timer"), check=False)
-    release(config, unit)
+    """End a hold and start the agent: any hold for a person, and for healer its own."""
+    unit, own = _agent_unit(config, intent), intent.data.get("hold")
+    with holds.exclusively():
+        hold = holds.read(Path(config.runtime_dir), unit)
+        if hold is not None and own is not None and hold.intent != own:
+            return Reply(True, f"{unit} stays held back: {hold.reason}")
+        _let_go(config, unit)
     return Reply(True, f"{unit} is let go and started")
 
 
-def release(config: Config, unit: str) -> None:
-    """End a hold and start the agent."""
+def release(config: Config, unit: str, intent_seq: int) -> None:
+    """End the hold of this intent, if it is still the one in force, and start the agent."""
+    with holds.exclusively():
+        hold = holds.read(Path(config.runtime_dir), unit)
+        if hold is not None and hold.intent == intent_seq:
+            _let_go(config, unit)
+
+
+def _let_go(config: Config, unit: str) -> None:
     holds.remove(Path(config.runtime_dir), unit)
-    _systemctl("start", unit)
+    _systemctl("start", "--no-block", unit)
 
 
-def _release_unit(unit: str, suffix: str = "") -> str:
-    return f"healer-release-{unit.removesuffix('.service')}{suffix}"
+def _reboot(config: Config, intent: Entry) -> Reply:
+    """Make the known-good system the one that boots, and ask for a reboot.
+
+    In any boot after that of the intent it tells what came of it, and does nothing.
+    """
+    target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
+    systems = nix.systems(profile)
+    if intent.boot != clock.boot_id():
+        return Reply(systems.booted == target, f"the host booted {systems.booted}", systems.current)
+    _known_good_target(intent)
+    if systems.switching:
+        raise RefusedError("a switch-to-configuration is under way")
+    if systems.profile != target:
+        rollback.run_nix_env("--profile", str(profile), "--set", target)
+    _run(f"{target}/bin/switch-to-configuration", "boot")
+    power.reboot(str(intent.data["reason"]))
+    return Reply(True, f"the host goes down, to boot {target}", systems.current)
 
 
 def _agent_unit(config: Config, intent: Entry) -> str:
@@ -234,9 +315,12 @@ def _known_good_target(intent: Entry) -> str:
 
 
 _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
+    "give-up": _give_up,
     "hold": _hold,
     "kill": _kill,
     "promote": _promote,
+    "quarantine": _hold,
+    "reboot": _reboot,
     "release": _release,
     "reset": _reset,
     "restart": _restart,

@@ -120,6 +120,8 @@ def _held(runtime_dir: Path, unit: str) -> str | None:
     hold = holds.read(runtime_dir, unit)
     if hold is None:
         return None
+    if hold.until_ms is None:
+        return hold.reason
     left_us = max(0, hold.until_ms - clock.uptime_ms()) * 1000
     return f"{hold.reason}, for at most {words.duration(left_us)} more"
 

@@ -319,6 +319,38 @@ let
       description = "Seconds after which a check of type `file` finds the file too old.";
     };
   };
+  escalation.options = {
+    enable = mkOption {
+      type = types.bool;
+      default = defaults.agentEscalation.enable;
+      description = ''
+        Whether healer takes further steps when the budget of {option}`crashLoop` is spent and the
+        deployment is not to blame: quarantine, a reboot where
+        {option}`services.healer.escalation.reboot` allows it, and giving up. Without it, systemd
+        restarts the agent for ever. Write `false` for what must never be held back, such as the
+        service that you log in by.
+      '';
+    };
+    quarantineSec = mkOption {
+      type = types.numbers.between 1 31536000 // {
+        description = "number of at least 1";
+      };
+      default = defaults.agentEscalation.quarantineSec;
+      description = ''
+        Seconds for which the agent is held back in quarantine. systemd starts it again afterwards,
+        also when healer is dead; its restarts and its budget begin anew.
+      '';
+    };
+    maxQuarantines = mkOption {
+      type = types.ints.between 0 1000000;
+      default = defaults.agentEscalation.maxQuarantines;
+      description = ''
+        Number of quarantines without a recovery in between after which healer gives the agent up:
+        it stays stopped, also over a reboot, until somebody releases it
+        (`healer agent NAME release`).
+      '';
+    };
+  };
 in
 {
   options = {
@@ -398,6 +430,11 @@ in
       type = types.submodule crashLoop;
       default = defaults.agent.crashLoop;
       description = "How many crashes are a crash loop.";
+    };
+    escalation = mkOption {
+      type = types.submodule escalation;
+      default = defaults.agent.escalation;
+      description = "What follows when the agent is in a crash loop.";
     };
     stableSec = mkOption {
       type = positiveSeconds;

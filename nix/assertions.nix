@@ -212,6 +212,9 @@ lib.concatLists (lib.mapAttrsToList agentAssertions cfg.agents)
   (refuse (cfg.safeSwitch.enable && cfg.agents == { }) "services.healer.safeSwitch.enable"
     "is true, but services.healer.agents declares no agent whose health could judge a deployment: declare one, or set it to false."
   )
+  (refuse (cfg.escalation.reboot && !cfg.safeSwitch.enable) "services.healer.escalation.reboot"
+    "is true, but services.healer.safeSwitch.enable is false, so no system is ever known to be good: set it to false, or enable safeSwitch."
+  )
   (refuse (builtins.match "[^[:space:]+]+" cfg.ledger.origin == null) "services.healer.ledger.origin"
     "is ${show cfg.ledger.origin}: write a name without spaces and plus signs, such as example.org/host."
   )

@@ -30,6 +30,7 @@ let
           rules = map (fill "${path}.restart.rules" defaults.rule) restart.rules;
         };
         crashLoop = fill "${path}.crashLoop" defaults.crashLoop agent.crashLoop;
+        escalation = fill "${path}.escalation" defaults.agentEscalation agent.escalation;
         health = map (
           check:
           fill "${path}.health" (
@@ -47,6 +48,7 @@ in
 top
 // {
   agents = builtins.mapAttrs fillAgent top.agents;
+  escalation = fill "services.healer.escalation" defaults.escalation top.escalation;
   safeSwitch = fill "services.healer.safeSwitch" defaults.safeSwitch top.safeSwitch;
   drift = fill "services.healer.drift" defaults.drift top.drift;
   ledger = fill "services.healer.ledger" defaults.ledger top.ledger;

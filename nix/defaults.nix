@@ -6,6 +6,7 @@
     enable = false;
     package = null;
     agents = { };
+    escalation = { };
     safeSwitch = { };
     drift = { };
     ledger = { };
@@ -23,6 +24,7 @@
     stateDirectory = null;
     restart = { };
     crashLoop = { };
+    escalation = { };
     stableSec = 60;
     health = [ ];
     journalLines = 20;
@@ -60,6 +62,12 @@
     earlyDeathSec = 10;
   };
 
+  agentEscalation = {
+    enable = true;
+    quarantineSec = 300;
+    maxQuarantines = 3;
+  };
+
   health = {
     purpose = "liveness";
     intervalSec = 3;
@@ -85,6 +93,11 @@
   healthExpectStatus = 200;
   healthHost = "127.0.0.1";
 
+  escalation = {
+    reboot = false;
+    maxRebootsPerDay = 1;
+  };
+
   safeSwitch = {
     enable = true;
     probationSec = 300;
@@ -106,4 +119,5 @@
   # Not options: the stamp scripts, the units and the daemon all have to agree on them.
   stateDir = "/var/lib/healer";
   runtimeDir = "/run/healer";
+  helperDir = "/var/lib/healer-helper";
 }

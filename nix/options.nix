@@ -53,6 +53,22 @@ in
       description = "The services to supervise, by name.";
     };
 
+    escalation = {
+      reboot = mkOption {
+        type = types.bool;
+        default = defaults.escalation.reboot;
+        description = ''
+          Whether healer may reboot the host into the last known-good system when an agent has
+          been through all its quarantines and still crashes. Every agent goes down with it.
+        '';
+      };
+      maxRebootsPerDay = mkOption {
+        type = types.ints.between 1 1000;
+        default = defaults.escalation.maxRebootsPerDay;
+        description = "Number of such reboots in any 24 hours, for all agents together.";
+      };
+    };
+
     safeSwitch = {
       enable = mkOption {
         type = types.bool;

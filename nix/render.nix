@@ -141,8 +141,12 @@ let
   supervisedUnitConfig = {
     # Giving up is healer's explicit decision, never a rate limit's.
     StartLimitIntervalSec = 0;
-    # Held back. A condition costs no process, and PID 1's own timer ends each hold.
-    ConditionPathExists = [ "!${defaults.runtimeDir}/holds/%n" ];
+    # Held back: for a time, which PID 1's own timer ends, or given up, until somebody releases it.
+    # A condition costs no process.
+    ConditionPathExists = [
+      "!${defaults.runtimeDir}/holds/%n"
+      "!${defaults.helperDir}/holds/%n"
+    ];
   };
 
   ownService = name: agent: {
@@ -357,6 +361,9 @@ let
     crashLoop = {
       inherit (agent.crashLoop) maxCrashes windowSec earlyDeathSec;
     };
+    escalation = {
+      inherit (agent.escalation) enable quarantineSec maxQuarantines;
+    };
     inherit (agent) stableSec journalLines;
     health = map checkConfig agent.health;
   };
@@ -366,6 +373,9 @@ let
     package = "${package}";
     inherit (defaults) stateDir runtimeDir;
     agents = mapAttrs agentConfig cfg.agents;
+    escalation = {
+      inherit (cfg.escalation) reboot maxRebootsPerDay;
+    };
     safeSwitch = {
       inherit (cfg.safeSwitch)
         enable

@@ -24,6 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
     )
+    parser.add_argument("--hold", type=int, metavar="SEQ", help="the intent of that hold")
     parser.set_defaults(run=run)
 
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.roll_back is not None:
         return 0 if helper.run_rollback(config, args.roll_back) else 1
     if args.release is not None:
-        helper.release(config, args.release)
+        helper.release(config, args.release, args.hold)
         return 0
     helper.serve(config)
     return 0

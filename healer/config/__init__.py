@@ -11,10 +11,12 @@ from healer.config.problem import InvalidConfigError, Problem
 from healer.config.reader import YamlError, parse
 from healer.config.schema import (
     Agent,
+    AgentEscalation,
     CommandCheck,
     Config,
     CrashLoop,
     Drift,
+    Escalation,
     FileCheck,
     HealthCheck,
     HttpCheck,
@@ -31,10 +33,12 @@ from healer.config.schema import (
 
 __all__ = [
     "Agent",
+    "AgentEscalation",
     "CommandCheck",
     "Config",
     "CrashLoop",
     "Drift",
+    "Escalation",
     "FileCheck",
     "HealthCheck",
     "HttpCheck",

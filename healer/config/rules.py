@@ -283,6 +283,12 @@ def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
             "is true, but no agent is declared whose health could judge a deployment",
             "declare an agent, or write false",
         )
+    if config.escalation.reboot and not config.safe_switch.enable:
+        yield Problem(
+            "escalation.reboot",
+            "is true, but safeSwitch.enable is false, so no system is ever known to be good",
+            "write false, or enable safeSwitch",
+        )
 
 
 _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {

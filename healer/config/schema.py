@@ -62,6 +62,14 @@ class CrashLoop(Section, frozen=True, kw_only=True):
     early_death_sec: Seconds = 10.0
 
 
+class AgentEscalation(Section, frozen=True, kw_only=True):
+    """The steps above the restart for one agent in a crash loop; healer/watchdog/ladder.py."""
+
+    enable: bool = True
+    quarantine_sec: Annotated[float, Meta(ge=1, le=MAX_SEC)] = 300.0
+    max_quarantines: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
+
+
 class Check(Section, frozen=True, kw_only=True, tag_field="type"):
     """What every health check has; healer/watchdog/health.py says what a purpose means."""
 
@@ -144,9 +152,17 @@ class Agent(Section, frozen=True, kw_only=True):
     adopted: bool = False
     restart: Restart = Restart()
     crash_loop: CrashLoop = CrashLoop()
+    escalation: AgentEscalation = AgentEscalation()
     stable_sec: PositiveSeconds = 60.0
     health: tuple[HealthCheck, ...] = ()
     journal_lines: Annotated[int, Meta(ge=0, le=1000)] = 20
+
+
+class Escalation(Section, frozen=True, kw_only=True):
+    """The steps of the ladder that concern the whole host."""
+
+    reboot: bool = False
+    max_reboots_per_day: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
 class SafeSwitch(Section, frozen=True, kw_only=True):
@@ -188,6 +204,7 @@ class Config(Section, frozen=True, kw_only=True):
     state_dir: str = "/var/lib/healer"
     runtime_dir: str = "/run/healer"
     agents: dict[str, Agent] = {}
+    escalation: Escalation = Escalation()
     safe_switch: SafeSwitch = SafeSwitch()
     drift: Drift = Drift()
     ledger: LedgerConfig = LedgerConfig()

@@ -1,5 +1,14 @@
-"""Holds: a file that keeps a unit from starting (ConditionPathExists=), and why it is there."""
+"""Holds: a file that keeps a unit from starting (ConditionPathExists=), and why it is there.
 
+A hold has a time to live, lies in /run and goes with the boot, and a timer of PID 1's ends it. An
+agent that was given up is held without one, in a directory that outlasts the boot: only a person,
+or another version of its unit, ends that.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,33 +16,62 @@ import msgspec
 
 from healer.files import write_atomically
 
+LASTING = Path("/var/lib/healer-helper/holds")
+_LOCK = LASTING.with_name("holds.lock")
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Why an agent is held back, and until when at most, in milliseconds since boot."""
+    """Why an agent is held back, until when at most in milliseconds since boot, and the intent.
+
+    ``until_ms`` is None for an agent that was given up.
+    """
 
     reason: str
-    until_ms: int
+    until_ms: int | None
+    intent: int
+
+
+@contextmanager
+def exclusively() -> Iterator[None]:
+    """Let nobody else place or end a hold meanwhile. Needs root."""
+    LASTING.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write(runtime_dir: Path, unit: str, hold: Hold) -> None:
-    """Hold a unit back from its next start on. Needs root."""
+    """Hold a unit back from its next start on, at least in this boot. Needs root."""
     write_atomically(_path(runtime_dir, unit), msgspec.json.encode(hold), 0o644)
 
 
+def write_lasting(unit: str, hold: Hold) -> None:
+    """Hold a unit back in every boot. Needs root."""
+    write_atomically(LASTING / unit, msgspec.json.encode(hold), 0o644)
+
+
 def remove(runtime_dir: Path, unit: str) -> None:
-    """End a hold, if there is one. Needs root."""
-    _path(runtime_dir, unit).unlink(missing_ok=True)
+    """End all holds of a unit, if there are any. Needs root."""
+    for path in (LASTING / unit, _path(runtime_dir, unit)):
+        path.unlink(missing_ok=True)
 
 
 def read(runtime_dir: Path, unit: str) -> Hold | None:
-    """Return a unit's hold, or None."""
+    """Return a unit's hold, or None; the lasting one, where there are two."""
+    return _read(LASTING / unit) or _read(_path(runtime_dir, unit))
+
+
+def _read(path: Path) -> Hold | None:
     try:
-        return msgspec.json.decode(_path(runtime_dir, unit).read_bytes(), type=Hold)
+        return msgspec.json.decode(path.read_bytes(), type=Hold)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError):
-        return Hold("its hold file cannot be read", 0)
+        return Hold(f"its hold file {path} cannot be read", 0, -1)
 
 
 def _path(runtime_dir: Path, unit: str) -> Path:

@@ -10,8 +10,10 @@ import pytest
 
 from healer.config import (
     Agent,
+    AgentEscalation,
     CommandCheck,
     Config,
+    Escalation,
     FileCheck,
     HttpCheck,
     ListenCheck,
@@ -21,6 +23,7 @@ from healer.config import (
     load,
 )
 from healer.config.schema import CrashLoop, Drift, LedgerConfig, Restart, Rule, SafeSwitch
+from healer.host import holds
 from tests.nix.evaluation import CHECKOUT, EvaluationError, evaluate, needs_nix, render
 
 pytestmark = needs_nix
@@ -66,12 +69,16 @@ EVERYTHING = """{
       rules = [ { exitCodes = [ 75 ]; action = "restart"; } ];
     };
   };
+  agents.never-held = { command = [ "/bin/n" ]; escalation.enable = false; };
   agents.once = {
     command = [ "/bin/once" ]; restart.policy = "never"; watchdogSec = 20;
     serviceConfig.Type = "simple";
   };
-  agents.nginx = { adopt = true; watchdogSec = 0.5; };
+  agents.nginx = {
+    adopt = true; watchdogSec = 0.5; escalation = { quarantineSec = 90.5; maxQuarantines = 0; };
+  };
   agents.odd = { adopt = true; unit = "foo\\\\x2dbar@1.service"; };
+  escalation = { reboot = true; maxRebootsPerDay = 2; };
   drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
 }"""
 
@@ -221,6 +228,14 @@ def test_healer_survives_a_switch(everything: Any) -> None:
         assert service["unitConfig"]["X-StopOnRemoval"] is False
 
 
+def test_a_hold_keeps_a_unit_from_starting(everything: Any) -> None:
+    for name in ("now", "nginx"):
+        assert everything["services"][name]["unitConfig"]["ConditionPathExists"] == [
+            "!/run/healer/holds/%n",
+            f"!{holds.LASTING}/%n",
+        ]
+
+
 def test_healer_cannot_replace_the_directory_that_root_writes_to(everything: Any) -> None:
     owners = {line.split()[1]: line.split()[2:5] for line in everything["tmpfiles"]}
     mode, owner, group = owners["/run/healer"]
@@ -242,7 +257,9 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
     assert msgspec.to_builtins(config) == msgspec.to_builtins(
         msgspec.convert(everything["config"], Config)
     )
-    assert set(config.agents) == {"now", "later", "choosy", "strict", "once", "nginx", "odd"}
+    assert set(config.agents) == {
+        "now", "later", "choosy", "strict", "never-held", "once", "nginx", "odd"
+    }  # fmt: skip
     assert config.agents["odd"].unit == r"foo\x2dbar@1.service"
     assert config.agents["later"].restart == Restart(
         policy="exponential", on="failure", delay_sec=0.25, max_delay_sec=30, steps=5
@@ -251,6 +268,11 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
         Rule(exit_codes=(3, 4), signals=("SIGABRT",), action="stop"),
         Rule(exit_codes=(0,), action="restart"),
     )
+    assert not config.agents["never-held"].escalation.enable
+    assert config.agents["nginx"].escalation == AgentEscalation(
+        quarantine_sec=90.5, max_quarantines=0
+    )
+    assert config.escalation == Escalation(reboot=True, max_reboots_per_day=2)
     assert config.agents["later"].health == (
         HttpCheck(name="web", url="http://127.0.0.1:8080/"),
         TcpCheck(name="port", port=8080, interval_sec=0.5),
@@ -274,7 +296,7 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
 
 def test_services_are_named_by_their_units(everything: Any) -> None:
     assert set(everything["services"]) == {
-        "now", "later", "choosy", "strict", "once", "nginx", r"foo\x2dbar@1",
+        "now", "later", "choosy", "strict", "never-held", "once", "nginx", r"foo\x2dbar@1",
         "healer", "healer-helper@",
     }  # fmt: skip
 
@@ -316,6 +338,8 @@ def test_python_and_nix_have_the_same_defaults() -> None:
     assert restart == nix["restart"]
     assert camel(Rule()) == nix["rule"]
     assert camel(CrashLoop()) == nix["crashLoop"]
+    assert camel(AgentEscalation()) == nix["agentEscalation"]
+    assert camel(Escalation()) == nix["escalation"]
     assert camel(SafeSwitch()) == nix["safeSwitch"]
     assert camel(Drift()) == nix["drift"]
     assert camel(LedgerConfig()) == nix["ledger"]
@@ -331,6 +355,7 @@ def test_python_and_nix_have_the_same_defaults() -> None:
     assert tcp["host"] == nix["healthHost"]
     config = Config(version=1)
     assert (config.state_dir, config.runtime_dir) == (nix["stateDir"], nix["runtimeDir"])
+    assert str(holds.LASTING.parent) == nix["helperDir"]
 
 
 def test_the_stamps_and_the_tmpfiles_mean_the_same_directory(everything: Any) -> None:

@@ -260,7 +260,7 @@ class Daemon:
     async def _look_at_units(self, systems: Systems) -> None:
         await self._units.refresh()
         now = clock.now()
-        for unit, state in self._units.states.items():
+        for unit, state in self._units.fresh.items():
             self._record(self._decisions.on_unit(unit, state, systems, now))
 
     async def _look_at_journal(self) -> None:
@@ -286,6 +286,8 @@ class Daemon:
             self._wake.set()
         else:
             await self._units.reconcile()
+            await self._units.refresh()
+            self._record(self._decisions.on_counts(self._units.fresh, clock.now()))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()

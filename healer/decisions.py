@@ -11,8 +11,9 @@ from healer.events import Changes, Context, Ended, Instant, Systems, UnitState
 from healer.records import Record
 from healer.safeswitch import deployment
 from healer.safeswitch.deployment import DeploymentState
-from healer.watchdog import agent, health
+from healer.watchdog import agent, counting, health
 from healer.watchdog.agent import AgentState
+from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
 
 
@@ -22,6 +23,7 @@ class Decisions:
     def __init__(self, config: Config) -> None:
         self.configure(config)
         self.agents: dict[str, AgentState] = {}
+        self.counts: dict[str, Count] = {}
         self.deployment = DeploymentState()
         self.streaks: dict[tuple[str, str], Streak] = {}
 
@@ -37,6 +39,7 @@ class Decisions:
         for each in concerned:
             if isinstance(each, str):
                 self.agents[each] = agent.apply(self.agent(each), record)
+        counting.apply(self.counts, record)
         self.deployment = deployment.apply(self.deployment, record)
 
     def agent(self, name: str) -> AgentState:
@@ -68,6 +71,27 @@ class Decisions:
         declared, known = self.config.agents[name], self.agent(name)
         started = health.has_started(declared, known, state)
         return self._apply(agent.on_state(name, declared, known, state, now, started=started))
+
+    def on_counts(self, units: Mapping[str, UnitState], now: Instant) -> list[Record]:
+        """Answer systemd's counts of restarts, once all evidence that there is was recorded.
+
+        ``units`` must have been asked for after their last recorded ends.
+        """
+        new: dict[str, int] = {}
+        lost: list[Record] = []
+        for unit, state in units.items():
+            name = self.agent_of(unit)
+            if name is None:
+                continue
+            count = self.counts.get(name)
+            ended = self.agent(name).has_ended(now.boot, state.invocation)
+            if count is None or count.boot != now.boot:
+                new[name] = counting.first_count(state, ended=ended)
+                continue
+            count = counting.look(count, state.n_restarts, int(ended), now)
+            self.counts[name] = count
+            lost += counting.losses(name, unit, count, now)
+        return self._apply([*counting.begun(new, now), *lost])
 
     def on_probe(
         self,

@@ -142,6 +142,11 @@ def milliseconds(data: Data, key: str) -> str:
     return duration(value * 1000) if isinstance(value, int) else ""
 
 
+def _mapping(data: Data, key: str) -> Mapping[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _signal(status: str) -> str:
     try:
         described = signal.strsignal(signal.Signals[f"SIG{status}"])
@@ -216,6 +221,13 @@ def _outcome(data: Data) -> str:
     return f"{text(data, 'action')} {ok}" + (f": {detail}" if detail else "") + running
 
 
+def _loss(data: Data) -> str:
+    count, unit = text(data, "count") or "an unknown number", text(data, "unit")
+    lost = {"restarts": f"the ends of {count} runs of {unit}", "journal": "part of the journal"}
+    what = text(data, "what")
+    return f"{lost.get(what, what)} cannot be accounted for: {text(data, 'reason')}"
+
+
 def _generic(kind: str, data: Data) -> str:
     return " ".join([kind, *(f"{printable(key)}={text(data, key)}" for key in sorted(data))])
 
@@ -249,6 +261,10 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "health.unready": lambda d: f"{text(d, 'agent')} is not ready: {text(d, 'detail')}",
     "action.intent": _intent,
     "action.outcome": _outcome,
+    "loss": _loss,
+    "restarts.counted": lambda d: (
+        f"from here on the restarts of {len(_mapping(d, 'counts'))} agents are accounted for"
+    ),
     "drift.found": lambda d: (
         f"{text(d, 'subject')} drifted: {text(d, 'observed')}; declared: {text(d, 'expected')}"
     ),

@@ -55,7 +55,11 @@ class AgentState:
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded already."""
-        return (ended.boot, ended.invocation) in self.ended
+        return self.has_ended(ended.boot, ended.invocation)
+
+    def has_ended(self, boot: str, invocation: str) -> bool:
+        """Whether the end of this invocation is recorded."""
+        return (boot, invocation) in self.ended
 
     def failed_check(self, invocation: str) -> str | None:
         """The health check that found this invocation failing, if one did."""
@@ -163,6 +167,7 @@ def on_state(
                     "previous": crash["invocation"],
                     "pid": unit.main_pid or None,
                     "delay_ms": _delay_ms(crash, unit, now),
+                    "n_restarts": unit.n_restarts,
                 },
                 state.incident,
             )

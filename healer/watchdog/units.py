@@ -21,6 +21,8 @@ _PING_SEC = 3.0
 _RETRY_SEC = 1.0
 # How many units are asked for before anything else is looked at: PID 1 is slow in a storm.
 _AT_ONCE = 100
+# How many units are asked for in each reconciliation though nothing is known to have changed.
+_IN_TURN = 10
 _FAILED_STATES = frozenset({"failed", "auto-restart", "auto-restart-queued", "dead"})
 
 
@@ -39,6 +41,9 @@ class Units:
         self._bus = SystemBus(self._unit_changed, self.all_changed)
         self._connected = False
         self._dirty: set[str] = set()
+        # What was asked for last before an end was recorded, or before the bus was away.
+        self._stale = set(declared)
+        self._checked = 0
         self._status_texts: dict[str, deque[tuple[int, str]]] = {}
 
     def declare(self, units: frozenset[str]) -> None:
@@ -48,6 +53,11 @@ class Units:
         self.states = {unit: state for unit, state in self.states.items() if unit in units}
         self.missing &= units
         self.all_changed()
+
+    @property
+    def fresh(self) -> dict[str, UnitState]:
+        """The states that were asked for after the last recorded end of their units."""
+        return {unit: state for unit, state in self.states.items() if unit not in self._stale}
 
     async def keep_connected(self) -> None:
         """Stay connected to the bus, until cancelled."""
@@ -62,6 +72,7 @@ class Units:
                     await self._bus.ping()
             except HostUnavailableError as error:
                 self._connected = False
+                self._stale = set(self._declared)
                 if not told:
                     log.warning("%s; trying again every %g s", error, _RETRY_SEC)
                     told = True
@@ -79,12 +90,16 @@ class Units:
                 log.warning("%s; asking again", error)
                 self._dirty.add(unit)
                 return
+            self._stale.discard(unit)
             self._take(unit, state)
         if self._dirty & self._declared:
             self._on_change(False)
 
     async def reconcile(self) -> None:
-        """Find the units whose change no signal told, and those that were missing."""
+        """Find the units whose change no signal told, and those that were missing.
+
+        A lost signal can hide in an unchanged state: some units in turn are asked for anew.
+        """
         if not self._connected:
             return
         try:
@@ -94,18 +109,25 @@ class Units:
             return
         known = {unit: state.sub_state for unit, state in self.states.items()}
         self._dirty |= {unit for unit in self._declared if listed.get(unit) != known.get(unit)}
+        ordered = sorted(self._declared)
+        self._dirty |= set(ordered[self._checked : self._checked + _IN_TURN])
+        self._checked += _IN_TURN
+        if self._checked >= len(ordered):
+            self._checked = 0
 
     async def state_of(self, unit: str) -> UnitState | None:
         """Ask for the state of any unit now; raises HostUnavailableError."""
         return await self._bus.unit_state(unit)
 
     def mark(self, unit: str) -> None:
-        """Have the next ``refresh`` ask for this unit."""
+        """Have the next ``refresh`` ask for this unit, one of whose ends was recorded."""
         self._dirty.add(unit)
+        self._stale.add(unit)
 
     def all_changed(self) -> None:
         """Have the next ``refresh`` ask for every unit."""
         self._dirty |= self._declared
+        self._stale |= self._declared
         self._on_change(True)
 
     def status_text(self, ended: Ended) -> str | None:

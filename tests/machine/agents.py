@@ -1,6 +1,7 @@
 """Agents that do real work, for tests and the demonstration, and questions to healer about them."""
 
 import json
+import time
 from typing import Any
 
 from tests.machine.local import LocalMachine
@@ -121,3 +122,24 @@ def assert_intact(machine: LocalMachine) -> None:
         for e in entries(machine, "agent.crash")
     ]
     assert len(crashes) == len(set(crashes)), crashes
+
+
+def losses(machine: LocalMachine, what: str) -> list[dict[str, Any]]:
+    """Return the data of the entries that say what healer could not know."""
+    return [e["data"] for e in entries(machine, "loss") if e["data"]["what"] == what]
+
+
+def wait_until_all_are_recorded(machine: LocalMachine, name: str = "worker") -> int:
+    """Wait until the ledger has as many crashes as systemd counted restarts; return how many."""
+    deadline = time.monotonic() + 60
+    while (counts := _crash_counts(machine, name))[0] != counts[1]:
+        assert time.monotonic() < deadline, counts
+        time.sleep(0.5)
+    assert_intact(machine)
+    return counts[0]
+
+
+def _crash_counts(machine: LocalMachine, name: str) -> tuple[int, int]:
+    restarts = int(machine.succeed(f"systemctl show -P NRestarts {name}"))
+    crashes = [e for e in entries(machine, "agent.crash") if e["data"]["agent"] == name]
+    return restarts, len(crashes)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 
 from tests.conftest import Boot
 from tests.machine.agents import (
@@ -15,8 +14,8 @@ from tests.machine.agents import (
     system,
     wait_for_entry,
     wait_for_new_pid,
+    wait_until_all_are_recorded,
 )
-from tests.machine.local import LocalMachine
 
 
 def test_sigkill(container: Boot) -> None:
@@ -209,22 +208,6 @@ def test_hostile_records_in_the_journal(container: Boot) -> None:
     assert crash["data"]["invocation"] == invocation
     assert crash["data"]["source"] == "stamp"
     assert_intact(machine)
-
-
-def crash_counts(machine: LocalMachine) -> tuple[int, int]:
-    """How often systemd restarted the worker, and how many of its crashes are in the ledger."""
-    restarts = int(machine.succeed("systemctl show -P NRestarts worker"))
-    return restarts, len(entries(machine, "agent.crash"))
-
-
-def wait_until_all_are_recorded(machine: LocalMachine) -> int:
-    """Wait until the ledger has as many crashes as systemd counted restarts; return how many."""
-    deadline = time.monotonic() + 40
-    while (counts := crash_counts(machine))[0] != counts[1]:
-        assert time.monotonic() < deadline, counts
-        time.sleep(0.5)
-    assert_intact(machine)
-    return counts[0]
 
 
 def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot) -> None:

@@ -1,0 +1,206 @@
+"""systemd's count of restarts against the recorded ends, in invented histories."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from healer.config import Agent, Config
+from healer.decisions import Decisions
+from healer.events import Context, Ended, Instant, Systems, UnitState
+from healer.records import Record
+
+UNIT = "web.service"
+CONFIG = Config(version=1, agents={"web": Agent(unit=UNIT, stable_sec=3600)})
+
+
+@dataclass
+class Systemd:
+    """One unit as systemd 257 keeps it: ``flush`` as its flag of that name."""
+
+    boot: int = 1
+    uptime_ms: int = 0
+    invocations: int = 1
+    n_restarts: int = 0
+    flush: bool = False
+    state: str = "active"
+    waiting: list[Ended] = field(default_factory=list)
+
+    def now(self) -> Instant:
+        return Instant(f"boot{self.boot}", self.uptime_ms)
+
+    def end(self) -> Ended:
+        return Ended(
+            UNIT,
+            f"{self.invocations:032x}",
+            f"boot{self.boot}",
+            "signal",
+            "killed",
+            "KILL",
+            0,
+            self.uptime_ms,
+            None,
+            None,
+            "stamp",
+        )
+
+    def start(self) -> None:
+        self.invocations += 1
+        self.state = "active"
+
+    def start_by_hand(self) -> None:
+        self.n_restarts = 0
+        self.start()
+
+    def look(self) -> UnitState:
+        invocation = f"{self.invocations:032x}"
+        return UnitState(self.state, "", invocation, 1, self.n_restarts, "", 0, 0, 0)
+
+
+class Histories(RuleBasedStateMachine):
+    """Crashes recorded late or never, stops and starts by hand, restarts of healer, reboots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.systemd = Systemd()
+        self.decisions = Decisions(CONFIG)
+        self.ledger: list[Record] = []
+        self.vanished = 0
+        self.look()
+
+    def learn(self) -> None:
+        """Record the evidence that is there, as each look does before it counts."""
+        for ended in self.systemd.waiting:
+            self.ledger += self.decisions.on_ended(ended, Context(), self.systemd.now())
+        self.systemd.waiting.clear()
+
+    @rule(lost=st.booleans(), restarts=st.booleans())
+    def crash(self, lost: bool, restarts: bool) -> None:
+        systemd = self.systemd
+        if systemd.state != "active":
+            return
+        if lost:
+            self.vanished += 1
+        else:
+            systemd.waiting.append(systemd.end())
+        systemd.state = "activating"
+        if restarts:
+            self.automatic_restart()
+
+    @rule()
+    def automatic_restart(self) -> None:
+        if self.systemd.state == "activating":
+            self.systemd.n_restarts += 1
+            self.systemd.start()
+
+    @rule()
+    def stop_by_hand(self) -> None:
+        if self.systemd.state == "active":
+            self.systemd.waiting.append(self.systemd.end())
+        self.systemd.state = "inactive"
+
+    @rule()
+    def start_by_hand(self) -> None:
+        if self.systemd.state == "inactive":
+            self.systemd.start_by_hand()
+
+    @rule()
+    def reset(self) -> None:
+        self.systemd.n_restarts = 0
+
+    @rule()
+    def look(self) -> None:
+        self.learn()
+        units = {UNIT: self.systemd.look()}
+        self.ledger += self.decisions.on_counts(units, self.systemd.now())
+        self.systemd.uptime_ms += 10_000
+
+    @rule()
+    def look_at_the_unit_only(self) -> None:
+        self.learn()
+        state, now = self.systemd.look(), self.systemd.now()
+        systems = Systems(None, None, None, None, switching=False)
+        self.ledger += self.decisions.on_unit(UNIT, state, systems, now)
+
+    @rule()
+    def restart_healer(self) -> None:
+        self.decisions = Decisions(CONFIG)
+        for record in self.ledger:
+            self.decisions.replay(record)
+
+    @rule()
+    def reboot(self) -> None:
+        boot, waiting = self.systemd.boot + 1, self.systemd.waiting
+        invocations = self.systemd.invocations + 1
+        self.systemd = Systemd(boot, invocations=invocations, waiting=waiting)
+        self.restart_healer()
+
+    def told(self) -> int:
+        return sum(record.data["count"] for record in self.ledger if record.type == "loss")
+
+    @invariant()
+    def no_loss_is_invented(self) -> None:
+        assert self.told() <= self.vanished
+
+
+Histories.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestHistories = Histories.TestCase
+
+
+def test_a_vanished_end_is_a_loss_once_it_stays_away() -> None:
+    history = Histories()
+    for lost in (True, False, True):
+        history.crash(lost=lost, restarts=True)
+    history.look()
+    assert history.told() == 0
+    history.look()
+    (loss,) = (record for record in history.ledger if record.type == "loss")
+    assert loss.data["unit"] == UNIT
+    assert (loss.data["count"], loss.data["n_restarts"]) == (2, 3)
+    history.look()
+    history.look()
+    assert history.told() == 2
+
+
+def test_what_was_counted_is_remembered_by_the_ledger() -> None:
+    history = Histories()
+    history.crash(lost=False, restarts=True)
+    history.look()
+    for _ in range(3):
+        history.crash(lost=True, restarts=True)
+    history.restart_healer()
+    history.look()
+    history.look()
+    assert history.told() == 3
+
+
+def test_evidence_that_comes_late_is_no_loss() -> None:
+    history = Histories()
+    history.crash(lost=False, restarts=True)
+    late = history.systemd.waiting.copy()
+    history.systemd.waiting.clear()
+    history.look()
+    history.systemd.waiting = late
+    history.look()
+    history.look()
+    assert history.told() == 0
+
+
+def test_restarts_from_before_healer_counted_are_none_of_its_business() -> None:
+    systemd = Systemd(n_restarts=7)
+    decisions = Decisions(CONFIG)
+    (begun,) = decisions.on_counts({UNIT: systemd.look()}, systemd.now())
+    assert begun.data == {"counts": {"web": 7}}
+    systemd.uptime_ms += 10_000
+    assert decisions.on_counts({UNIT: systemd.look()}, systemd.now()) == []
+
+
+def test_a_thousand_agents_are_counted_in_a_few_entries() -> None:
+    agents = {f"a{n:04}": Agent(unit=f"a{n:04}.service") for n in range(1000)}
+    decisions = Decisions(Config(version=1, agents=agents))
+    state = Systemd().look()
+    units = {agent.unit: state for agent in agents.values()}
+    begun = decisions.on_counts(units, Instant("boot1", 0))
+    assert [len(record.data["counts"]) for record in begun] == [200] * 5
+    assert decisions.on_counts(units, Instant("boot1", 10_000)) == []

@@ -56,7 +56,7 @@ class Daemon:
         self._decisions = Decisions(loaded.config)
         self._runtime_dir = Path(loaded.config.runtime_dir)
         self._publisher = report.Publisher(self._runtime_dir)
-        self._units = Units(self._declared, self._unit_changed)
+        self._units = Units(self._decisions.units, self._unit_changed)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
@@ -86,10 +86,6 @@ class Daemon:
     @property
     def _config(self) -> Config:
         return self._decisions.config
-
-    @property
-    def _declared(self) -> frozenset[str]:
-        return frozenset(agent.unit for agent in self._config.agents.values())
 
     async def run(self) -> None:
         """Run until SIGTERM, or until the switch to another healer asks for a restart."""
@@ -217,7 +213,7 @@ class Daemon:
 
     async def _look_at_stamps(self) -> None:
         # A system was active before anything was started under it: look at the stamps first.
-        for ended in self._ends.stamped(self._declared, self._look_at_systems):
+        for ended in self._ends.stamped(self._decisions.units, self._look_at_systems):
             await self._ended(ended)
         names = self._ends.to_remove()
         if names and not self._removing:
@@ -268,7 +264,7 @@ class Daemon:
         if clock.uptime_ms() < self._journal_due_ms:
             return
         self._journal_due_ms = clock.uptime_ms() + int(_RECONCILE_SEC * 1000)
-        replay = await self._ends.journalled(self._declared)
+        replay = await self._ends.journalled(self._decisions.units)
         if replay is None:
             return
         if replay.gap:
@@ -360,7 +356,7 @@ class Daemon:
         self._decisions.configure(loaded.config)
         self._drift.reload(loaded.config)
         self._safe_switch_off = self._why_safe_switch_is_off()
-        self._units.declare(self._declared)
+        self._units.declare(self._decisions.units)
         data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
         self._record([Record(clock.now(), "config.loaded", data)])
         if replaced:

@@ -16,6 +16,8 @@ from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
 
+_UNKNOWN = AgentState()
+
 
 class Decisions:
     """The state of one host, and what follows from each new fact."""
@@ -31,6 +33,7 @@ class Decisions:
         """Decide by this configuration from now on."""
         self.config = config
         self._names = {agent.unit: name for name, agent in config.agents.items()}
+        self.units = frozenset(self._names)
 
     def replay(self, record: Record) -> None:
         """Fold one record into the state, new or read back."""
@@ -44,7 +47,7 @@ class Decisions:
 
     def agent(self, name: str) -> AgentState:
         """Return what is known of an agent."""
-        return self.agents.get(name, AgentState())
+        return self.agents.get(name, _UNKNOWN)
 
     def agent_of(self, unit: str) -> str | None:
         """Return the name of the agent that a unit is, or None."""
@@ -124,7 +127,8 @@ class Decisions:
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant
     ) -> list[Record]:
         """Answer the passing of time."""
-        unready = dict(self._unready(units, now))
+        # Each agent is asked after here, and most of a host's life nobody needs to know.
+        unready = dict(self._unready(units, now)) if self.deployment.on_probation else {}
         return self._apply(
             deployment.decide(self.deployment, self.config.safe_switch, unready, systems, now)
         )

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # `healer status` takes an older file for a sign that healer does not run.
 _REPEAT_MS = 10_000
+# However fast things change, saying so takes at most this part of one core.
+_PART = 10
 
 _HEALTH: dict[Outcome | None, Literal["ok", "failing", "unknown"]] = {
     Outcome.OK: "ok",
@@ -42,6 +44,7 @@ class Publisher:
     def __init__(self, directory: Path) -> None:
         self._path = directory / status.NAME
         self._due_ms = 0
+        self._rested_ms = 0
 
     def changed(self) -> None:
         """Have the next ``publish`` write."""
@@ -50,13 +53,15 @@ class Publisher:
     def publish(self, build: Callable[[], Status]) -> None:
         """Write the status that ``build`` makes, if it is time."""
         now = clock.uptime_ms()
-        if now < self._due_ms:
+        if now < max(self._due_ms, self._rested_ms):
             return
         self._due_ms = now + _REPEAT_MS
         try:
             status.write(self._path, build())
         except OSError as error:
             log.warning("cannot write %s: %s", self._path, error.strerror)
+        done = clock.uptime_ms()
+        self._rested_ms = done + (done - now) * _PART
 
 
 def build(
@@ -71,6 +76,7 @@ def build(
     """Say how the host is now."""
     now = clock.now()
     health = ledger.health()
+    held = holds.units(Path(decisions.config.runtime_dir))
     return Status(
         updated_us=time.time_ns() // 1000,
         updated_boottime_us=now.uptime_ms * 1000,
@@ -78,7 +84,7 @@ def build(
         version=__version__,
         config_sha256=config_sha256,
         agents={
-            name: _agent(name, decisions, units.get(agent.unit))
+            name: _agent(name, decisions, units.get(agent.unit), held)
             for name, agent in decisions.config.agents.items()
         },
         deployment=_deployment(decisions, systems, safe_switch_off, now),
@@ -94,7 +100,9 @@ def build(
     )
 
 
-def _agent(name: str, decisions: Decisions, unit: UnitState | None) -> AgentStatus:
+def _agent(
+    name: str, decisions: Decisions, unit: UnitState | None, held: frozenset[str]
+) -> AgentStatus:
     declared, known = decisions.config.agents[name], decisions.agent(name)
     streaks = {check.name: decisions.streaks.get((name, check.name)) for check in declared.health}
     return AgentStatus(
@@ -112,7 +120,9 @@ def _agent(name: str, decisions: Decisions, unit: UnitState | None) -> AgentStat
             for check, streak in streaks.items()
         },
         incident=known.incident,
-        held=_held(Path(decisions.config.runtime_dir), declared.unit),
+        held=_held(Path(decisions.config.runtime_dir), declared.unit)
+        if declared.unit in held
+        else None,
     )
 
 

@@ -74,5 +74,13 @@ def _read(path: Path) -> Hold | None:
         return Hold(f"its hold file {path} cannot be read", 0, -1)
 
 
+def units(runtime_dir: Path) -> frozenset[str]:
+    """Return the units that are held back."""
+    try:
+        return frozenset(path.name for path in (runtime_dir / "holds").iterdir())
+    except OSError:
+        return frozenset()
+
+
 def _path(runtime_dir: Path, unit: str) -> Path:
     return runtime_dir / "holds" / unit

@@ -47,13 +47,15 @@ class Ends:
     def stamped(self, units: frozenset[str], before_reading: Callable[[], object]) -> list[Ended]:
         """Return the ends of ``units`` that new stop stamps tell of, oldest first.
 
-        ``before_reading`` is called when it is known which stamps are there.
+        ``before_reading`` is called when it is known that there are such, and which.
         """
         there = stamps.stop_stamps(self.stamps)
-        before_reading()
         self._handled &= there.keys()
         self._removable &= there.keys()
         new = {name for name, (unit, _) in there.items() if unit in units} - self._handled
+        if not new:
+            return []
+        before_reading()
         return stamps.read(self.stamps, new)
 
     async def journalled(self, units: frozenset[str]) -> Replay | None:

@@ -35,6 +35,7 @@ from healer.watchdog.probes import Probes
 from healer.watchdog.probes.listen import Listener, listeners
 from healer.watchdog.probes.memory import cgroup_of, look_at_memory
 from healer.watchdog.probes.patterns import Patterns
+from tests.machine.outcome import retry
 from tests.watchdog.test_health import UNIT
 
 OK, FAILED, ERROR = Outcome.OK, Outcome.FAILED, Outcome.ERROR
@@ -404,10 +405,17 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
     pids = tmp_path / "pids"
     script = f"sleep 1000 & echo $$ $! > {pids}; wait"
     assert outcome(command_check("/bin/sh", "-c", script, timeout_sec=1)) is FAILED
-    for pid in pids.read_text().split():
-        stat = Path("/proc") / pid / "stat"
-        # Nobody here reaps the grandchild.
-        assert not stat.exists() or stat.read_text().rpartition(") ")[2].startswith("Z")
+    # A signal is sent before it has killed.
+    retry(lambda _last: all(map(is_dead, pids.read_text().split())), interval=0.05)
+
+
+def is_dead(pid: str) -> bool:
+    """Whether a process is gone, or would be if somebody reaped it: the grandchild has nobody."""
+    try:
+        stat = (Path("/proc") / pid / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(") ")[2].startswith("Z")
 
 
 # Memory

@@ -4,13 +4,14 @@ Pure but for its own state: no clock, no I/O. Each method applies the records th
 the same way in which ``replay`` applies those that are read back from the ledger.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from healer.config import Config, HealthCheck
 from healer.events import Changes, Context, Ended, Instant, Systems, UnitState
 from healer.records import Record
-from healer.safeswitch import deployment
-from healer.safeswitch.deployment import DeploymentState
+from healer.safeswitch import deployment, probation, verdicts
+from healer.safeswitch.state import DeploymentState
+from healer.safeswitch.verdicts import Facts
 from healer.watchdog import agent, counting, health
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
@@ -69,7 +70,7 @@ class Decisions:
         name = self.agent_of(unit)
         if name is None or self.agent(name).incident is None:
             return []
-        if state.gave_up and (systems.switching or self.deployment.pending == "rollback"):
+        if state.gave_up and (systems.switching or self.deployment.rolling_back):
             return []
         declared, known = self.config.agents[name], self.agent(name)
         started = health.has_started(declared, known, state)
@@ -121,16 +122,30 @@ class Decisions:
         self, systems: Systems, now: Instant, changes: Changes | None = None
     ) -> list[Record]:
         """Answer which toplevel is active now, and what it changed where it is another one."""
-        return self._apply(deployment.on_systems(self.deployment, systems, changes, now))
+        activated = list(deployment.on_systems(self.deployment, systems, changes, now))
+        for record in [*activated]:
+            activated += verdicts.redeployed(record, self.config.safe_switch)
+        return self._apply(activated)
+
+    def on_gate(self, gate: str, ok: bool, detail: str, now: Instant) -> list[Record]:
+        """Answer what a probe of one of the owner's gates found."""
+        return self._apply(probation.on_gate(self.deployment, gate, ok=ok, detail=detail, now=now))
 
     def on_tick(
-        self, units: Mapping[str, UnitState], systems: Systems, now: Instant
+        self,
+        units: Mapping[str, UnitState],
+        systems: Systems,
+        now: Instant,
+        environment: Collection[str] = (),
     ) -> list[Record]:
-        """Answer the passing of time."""
+        """Answer the passing of time; ``environment`` says what is wrong with the host."""
         # Each agent is asked after here, and most of a host's life nobody needs to know.
-        unready = dict(self._unready(units, now)) if self.deployment.on_probation else {}
+        asked = self.deployment.under_observation
+        unready = dict(self._unready(units, now)) if asked else {}
+        facts = Facts(systems, unready, environment=environment)
+        config = self.config
         return self._apply(
-            deployment.decide(self.deployment, self.config.safe_switch, unready, systems, now)
+            verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )
 
     def on_outcome(self, outcome: Record, intent: Record) -> list[Record]:
@@ -139,7 +154,7 @@ class Decisions:
             # A kill that failed is intended again after as many failures as the first took.
             for key in [key for key in self.streaks if key[0] == intent.data["agent"]]:
                 del self.streaks[key]
-        return self._apply(_outcome(outcome, intent))
+        return self._apply([outcome, *verdicts.follows(outcome, intent)])
 
     def _apply(self, records: Iterable[Record]) -> list[Record]:
         made = list(records)
@@ -178,18 +193,3 @@ class Decisions:
         if end.type == "agent.exit":
             return self.config.agents[name].restart.on == "failure"
         return end.type == "agent.stopped" or end.data["toplevel"] != self.deployment.current
-
-
-def _outcome(outcome: Record, intent: Record) -> Iterator[Record]:
-    yield outcome
-    if not outcome.data["ok"]:
-        return
-    if intent.data["action"] == "promote":
-        yield Record(outcome.at, "deployment.known-good", {"toplevel": intent.data["target"]})
-    elif intent.data["action"] == "rollback":
-        yield Record(
-            outcome.at,
-            "deployment.condemned",
-            {"toplevel": intent.data["from"], "reason": intent.data["reason"]},
-            intent.incident,
-        )

@@ -15,7 +15,7 @@ from healer.host import clock, holds
 from healer.incident import words
 from healer.ledger.writer import Ledger
 from healer.records import Record
-from healer.safeswitch.deployment import probation_left_ms
+from healer.safeswitch.probation import probation_left_ms
 from healer.status import AgentStatus, DeploymentStatus, LastCrash, LedgerStatus, Status
 from healer.watchdog.health import Outcome
 

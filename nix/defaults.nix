@@ -103,6 +103,9 @@
     probationSec = 300;
     profile = "/nix/var/nix/profiles/system";
     timeoutSec = 900;
+    condemned = "zero-tolerance";
+    maxRollbacksPerDay = 3;
+    keep = 5;
   };
 
   drift = {

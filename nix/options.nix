@@ -95,6 +95,32 @@ in
         default = defaults.safeSwitch.timeoutSec;
         description = "Seconds after which a rollback that is still running is ended.";
       };
+      condemned = mkOption {
+        type = types.enum [
+          "warn"
+          "zero-tolerance"
+          "rollback"
+        ];
+        default = defaults.safeSwitch.condemned;
+        description = ''
+          What to do when a system is deployed again that was rolled back from, or that somebody
+          condemned. It is recorded in any case. `warn` judges it like any other, `zero-tolerance`
+          rolls it back after a single crash of an agent that it changed, `rollback` at once.
+        '';
+      };
+      maxRollbacksPerDay = mkOption {
+        type = types.ints.between 1 1000;
+        default = defaults.safeSwitch.maxRollbacksPerDay;
+        description = ''
+          How many automatic rollbacks there may be in 24 hours of the host's running time. What is
+          more than that is recorded, and left to a person.
+        '';
+      };
+      keep = mkOption {
+        type = types.ints.between 1 1000;
+        default = defaults.safeSwitch.keep;
+        description = "How many known-good systems are kept from garbage collection, the newest.";
+      };
     };
 
     drift = {

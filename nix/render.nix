@@ -382,6 +382,9 @@ let
         probationSec
         profile
         timeoutSec
+        condemned
+        maxRollbacksPerDay
+        keep
         ;
     };
     drift = {

@@ -166,12 +166,18 @@ class Escalation(Section, frozen=True, kw_only=True):
 
 
 class SafeSwitch(Section, frozen=True, kw_only=True):
-    """Judging deployments, and rolling back the bad ones."""
+    """Judging deployments, and rolling back the bad ones.
+
+    `condemned` answers the deployment of a condemned system, `keep` known-good ones stay rooted.
+    """
 
     enable: bool = True
     probation_sec: PositiveSeconds = 300.0
     profile: str = "/nix/var/nix/profiles/system"
     timeout_sec: PositiveSeconds = 900.0
+    condemned: Literal["warn", "zero-tolerance", "rollback"] = "zero-tolerance"
+    max_rollbacks_per_day: Annotated[int, Meta(ge=1, le=1000)] = 3
+    keep: Annotated[int, Meta(ge=1, le=1000)] = 5
 
 
 class Ignore(Section, frozen=True, kw_only=True):

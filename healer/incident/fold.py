@@ -141,6 +141,8 @@ def _step(incident: Incident, entry: Entry) -> Incident:
             incident.rolled_back_to and entry.data.get("toplevel") == incident.rolled_back_to
         ):
             return replace(incident, state=State.REFUTED, closed=None)
+        case "deployment.refuted":
+            return replace(incident, state=State.REFUTED, closed=None)
         case "agent.recovered":
             return replace(incident, state=state if headline else State.RECOVERED, closed=ended)
         case "agent.stopped" | "agent.exit":

@@ -228,6 +228,10 @@ def _loss(data: Data) -> str:
     return f"{lost.get(what, what)} cannot be accounted for: {text(data, 'reason')}"
 
 
+def _observed(data: Data) -> str:
+    return text(data, "agent") or f"the gate {text(data, 'gate')}"
+
+
 def _generic(kind: str, data: Data) -> str:
     return " ".join([kind, *(f"{printable(key)}={text(data, key)}" for key in sorted(data))])
 
@@ -250,9 +254,24 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"in a row: {text(d, 'detail')}"
     ),
     "deployment.activated": _activated,
+    "deployment.probation": lambda d: (
+        f"{toplevel(d.get('toplevel'))} is on probation for {milliseconds(d, 'left_ms')} more"
+    ),
+    "gate.passed": lambda d: f"the gate {text(d, 'gate')} passes: {text(d, 'detail')}",
+    "gate.failed": lambda d: f"the gate {text(d, 'gate')} fails: {text(d, 'detail')}",
     "deployment.known-good": lambda d: f"{toplevel(d.get('toplevel'))} is known-good",
     "deployment.condemned": lambda d: (
         f"{toplevel(d.get('toplevel'))} is condemned: {text(d, 'reason')}"
+    ),
+    "deployment.forgiven": lambda d: (
+        f"{toplevel(d.get('toplevel'))} is forgiven, at the word of {text(d, 'asked_by')}"
+    ),
+    "deployment.recovered": lambda d: (
+        f"the rollback helped: {_observed(d)} is well under {toplevel(d.get('toplevel'))}"
+    ),
+    "deployment.refuted": lambda d: (
+        f"the rollback did not help, {toplevel(d.get('toplevel'))} was not to blame: "
+        f"{text(d, 'reason')}"
     ),
     "safeswitch.verdict": lambda d: (
         f"verdict on {toplevel(d.get('toplevel'))}: {text(d, 'verdict')}; {text(d, 'reason')}"

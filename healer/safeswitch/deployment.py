@@ -1,106 +1,28 @@
-"""SafeSwitch's memory and decisions: which deployment is on probation, known-good, to blame.
+"""SafeSwitch's memory of deployments: how records change it, and when another system runs.
 
-Pure: facts and a moment go in, records come out, and ``apply`` folds records into the state. What
-must hold, whatever the history:
-
-- a rollback is intended only to a toplevel that was recorded known-good, and never to the one that
-  runs;
-- at most once for each deployment;
-- never for a deployment that has stood its probation, and never without a known-good;
-- inconclusive evidence records why and intends nothing.
+Pure: ``apply`` folds records into the state of healer/safeswitch/state.py.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from healer.config import SafeSwitch
 from healer.events import Changes, Instant, Systems
 from healer.records import Record
+from healer.safeswitch.baseline import SUSPICIOUS, Baseline, threshold
+from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Observation
 
-# A switch that has blamed crashes wait for longer than this is told of.
-_LONG_SWITCH_MS = 60_000
-# A promotion that failed (no space, say) is tried again after this.
-_PROMOTE_AGAIN_MS = 600_000
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """An agent spent its crash-loop budget under the deployment that is on probation."""
-
-    agent: str
-    incident: str | None
-    reason: str
-    at: Instant
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentState:
-    """What the records say of the deployment that runs.
-
-    ``since`` is when it became active, or when the boot after that began. ``pending`` is the
-    action that was intended and has no outcome yet.
-    """
-
-    current: str | None = None
-    since: Instant | None = None
-    known_good: str | None = None
-    condemned: frozenset[str] = frozenset()
-    blame: Blame | None = None
-    answered: bool = False
-    pending: str | None = None
-    pending_target: str | None = None
-    pending_incident: str | None = None
-    waiting_for: str | None = None
-    promotion_failed: Instant | None = None
-
-    @property
-    def on_probation(self) -> bool:
-        """Whether the running deployment has still to show that it is good."""
-        return self.current not in {None, self.known_good}
+# More crashes of one agent under one deployment than these tell nothing new.
+_REMEMBERED = 256
+# As many crashes in one incident are more than bad luck.
+_LOOPING = 3
+# sysexits.h(3head): EX_TEMPFAIL, try again later.
+_TEMPORARY = "75"
 
 
 def apply(state: DeploymentState, record: Record) -> DeploymentState:
     """Fold one record into the state."""
-    data = record.data
-    match record.type:
-        case "deployment.activated":
-            return _activated(state, record)
-        case "deployment.known-good":
-            return replace(
-                state,
-                known_good=data["toplevel"],
-                condemned=state.condemned - {data["toplevel"]},
-            )
-        case "deployment.condemned":
-            return replace(state, condemned=state.condemned | {data["toplevel"]})
-        case "agent.crash-loop" if data["toplevel"] == state.current and state.blame is None:
-            return replace(
-                state, blame=Blame(data["agent"], record.incident, data["reason"], record.at)
-            )
-        case "agent.recovered" if state.blame is not None and state.blame.agent == data["agent"]:
-            return replace(state, blame=None)
-        case "safeswitch.verdict":
-            waiting = data["reason"] if data["verdict"] == "inconclusive" else None
-            return replace(state, waiting_for=waiting)
-        case "action.intent" if data["action"] in {"rollback", "promote"}:
-            return replace(
-                state,
-                pending=data["action"],
-                pending_target=data["target"],
-                pending_incident=record.incident,
-                answered=state.answered or data["action"] == "rollback",
-            )
-        case "action.outcome" if data["action"] in {"rollback", "promote"}:
-            failed = data["action"] == "promote" and not data["ok"]
-            return replace(
-                state,
-                pending=None,
-                pending_target=None,
-                pending_incident=None,
-                promotion_failed=record.at if failed else None,
-            )
-        case _:
-            return state
+    step = _STEPS.get(record.type)
+    return state if step is None else step(state.advanced(record.at), record)
 
 
 def on_systems(
@@ -110,15 +32,15 @@ def on_systems(
 
     ``changes`` is what it changed against the one before, None where that is not known.
     """
-    if systems.current is None:
-        return
     same_boot = state.since is not None and state.since.boot == now.boot
-    if systems.current == state.current and same_boot:
+    if systems.current is None or (systems.current == state.current and same_boot):
         return
-    rolled_back = state.pending == "rollback" and systems.current == state.pending_target
+    cause = state.pending if state.rolling_back else None
+    if cause is not None and systems.current != cause.data["target"]:
+        cause = None
     if state.current is None:
         kind = "first"
-    elif rolled_back:
+    elif cause is not None:
         kind = "rollback"
     else:
         kind = "switch" if same_boot else "boot"
@@ -130,6 +52,7 @@ def on_systems(
             "previous": state.current,
             "generation": systems.generation,
             "kind": kind,
+            "condemned": systems.current in state.condemned,
             "base": systems.base,
             "specialisation": systems.specialisation,
             "profile": systems.profile,
@@ -139,120 +62,237 @@ def on_systems(
             if changes is None
             else {"agents": dict(changes.agents), "shared": list(changes.shared)},
         },
-        state.pending_incident if rolled_back else None,
+        cause.incident if cause is not None else None,
     )
-
-
-def decide(
-    state: DeploymentState,
-    config: SafeSwitch,
-    unready: Mapping[str, str],
-    systems: Systems,
-    now: Instant,
-) -> Iterator[Record]:
-    """Decide whether to roll back, to promote, or to go on waiting.
-
-    ``unready`` names each agent that does not hold the probation's gate, and why.
-    """
-    if not config.enable or state.pending is not None or not state.on_probation:
-        return
-    if state.since is None or systems.current != state.current:
-        return
-    # An agent that has recovered is to blame no more, whoever mended it.
-    blame = state.blame if state.blame is not None and state.blame.agent in unready else None
-    if systems.switching:
-        if blame is not None and not _within(blame.at, now, _LONG_SWITCH_MS):
-            reason = f"{blame.agent}: {blame.reason}, but a switch that is under way does not end"
-            yield from _inconclusive(state, reason, now, blame.incident)
-    elif blame is None:
-        yield from _promote(state, config, unready, now)
-    elif not state.answered:
-        yield from _answer_blame(state, blame, now)
-
-
-def probation_left_ms(state: DeploymentState, config: SafeSwitch, now: Instant) -> int | None:
-    """Return how much of the probation is left, in milliseconds; None when there is none."""
-    if not state.on_probation or state.since is None or state.since.boot != now.boot:
-        return None
-    return max(0, int(config.probation_sec * 1000) - (now.uptime_ms - state.since.uptime_ms))
-
-
-def _answer_blame(state: DeploymentState, blame: Blame, now: Instant) -> Iterator[Record]:
-    if state.known_good is None:
-        reason = f"{blame.agent}: {blame.reason}, but no deployment is known to be good yet"
-        yield from _inconclusive(state, reason, now, blame.incident)
-        return
-    verdict = {
-        "verdict": "unhealthy",
-        "toplevel": state.current,
-        "agent": blame.agent,
-        "reason": f"{blame.agent}: {blame.reason}, all in invocations started under it",
-    }
-    yield Record(now, "safeswitch.verdict", verdict, blame.incident)
-    intent = {
-        "action": "rollback",
-        "target": state.known_good,
-        "from": state.current,
-        "agent": blame.agent,
-        "reason": blame.reason,
-    }
-    yield Record(now, "action.intent", intent, blame.incident)
-
-
-def _promote(
-    state: DeploymentState, config: SafeSwitch, unready: Mapping[str, str], now: Instant
-) -> Iterator[Record]:
-    if probation_left_ms(state, config, now) != 0:
-        return
-    failed = state.promotion_failed
-    if failed is not None and _within(failed, now, _PROMOTE_AGAIN_MS):
-        return
-    if unready:
-        reason = "; ".join(f"{agent} {why}" for agent, why in sorted(unready.items()))
-        yield from _inconclusive(state, f"the probation is over, but {reason}", now, None)
-        return
-    verdict = {
-        "verdict": "healthy",
-        "toplevel": state.current,
-        "agent": None,
-        "reason": f"every agent held for the probation of {config.probation_sec:g} s",
-    }
-    yield Record(now, "safeswitch.verdict", verdict)
-    reason = "it stood its probation"
-    intent = {"action": "promote", "target": state.current, "reason": reason}
-    yield Record(now, "action.intent", intent)
-
-
-def _within(moment: Instant, now: Instant, milliseconds: int) -> bool:
-    return moment.boot == now.boot and now.uptime_ms - moment.uptime_ms < milliseconds
-
-
-def _inconclusive(
-    state: DeploymentState, reason: str, now: Instant, incident: str | None
-) -> Iterator[Record]:
-    """Say once why nothing is done."""
-    if state.waiting_for != reason:
-        verdict = {
-            "verdict": "inconclusive",
-            "toplevel": state.current,
-            "agent": None,
-            "reason": reason,
-        }
-        yield Record(now, "safeswitch.verdict", verdict, incident)
 
 
 def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     toplevel = record.data["toplevel"]
+    # What was found of the gates is of another time: each has to pass again.
+    state = replace(state, since=record.at, waiting_for=None, passed=frozenset(), failing={})
     if toplevel == state.current:
-        # A new boot of the same deployment: its probation begins again; the answer it got stays.
-        return replace(state, since=record.at, waiting_for=None)
+        # A new boot of the same deployment: what it served stays, and so does the answer it got.
+        return state
+    from_good = not state.on_probation
+    looping = frozenset(name for name, times in state.unwell.items() if times >= _LOOPING)
+    state = _changed(state, record, afresh=from_good or toplevel == state.known_good)
+    observation = state.observation
+    if observation is not None and observation.target != toplevel:
+        observation = None
     return replace(
         state,
         current=toplevel,
-        since=record.at,
-        condemned=state.condemned - {toplevel},
-        blame=None,
+        crashes={},
+        looped={},
+        incidents={},
+        unwell_before=looping if from_good else state.unwell_before,
+        redeployed=record.data.get("condemned") is True,
         answered=False,
-        waiting_for=None,
-        promotion_failed=None,
+        observation=observation,
+        promotion_failed_ms=None,
+        held_ms=0,
+        began_ms=state.elapsed_ms,
     )
+
+
+def _changed(state: DeploymentState, record: Record, *, afresh: bool) -> DeploymentState:
+    """Add up what changed since the known-good: it is all undone by going back to that."""
+    changes = record.data.get("changes")
+    if afresh:
+        state = replace(state, changes={}, shared=frozenset(), changes_known=True)
+    if not changes:
+        return replace(state, changes_known=False)
+    agents: dict[str, str] = {**state.changes}
+    for name, change in changes["agents"].items():
+        if agents.get(name) not in {"changed", "added"}:
+            agents[name] = change
+    return replace(state, changes=agents, shared=state.shared | frozenset(changes["shared"]))
+
+
+def _known_good(state: DeploymentState, record: Record) -> DeploymentState:
+    toplevel = record.data["toplevel"]
+    others = tuple(good for good in state.known_goods if good != toplevel)
+    return replace(
+        state,
+        known_goods=(*others, toplevel),
+        condemned=state.condemned - {toplevel},
+        passed_by_good=state.passed,
+        unwell={},
+    )
+
+
+def _condemned(state: DeploymentState, record: Record) -> DeploymentState:
+    toplevel = record.data["toplevel"]
+    if toplevel == state.current:
+        state = replace(state, held_ms=0, redeployed=False)
+    return replace(
+        state,
+        condemned=state.condemned | {toplevel},
+        known_goods=tuple(good for good in state.known_goods if good != toplevel),
+    )
+
+
+def _acquitted(state: DeploymentState, record: Record) -> DeploymentState:
+    return replace(state, condemned=state.condemned - {record.data["toplevel"]})
+
+
+def _refuted(state: DeploymentState, record: Record) -> DeploymentState:
+    return replace(_acquitted(state, record), observation=None)
+
+
+def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
+    data, name = record.data, record.data["agent"]
+    baselines = dict(state.baselines)
+    baselines.setdefault(name, Baseline(0, state.good_ms))
+    if data["toplevel"] not in {None, state.current}:
+        return replace(state, baselines=baselines)
+    if not state.on_probation:
+        baselines[name] = baselines[name].crash(state.good_ms)
+        unwell = {**state.unwell, name: state.unwell.get(name, 0) + 1}
+        state = replace(state, unwell=unwell)
+    elif data["toplevel"] is None:
+        return state
+    memory = data.get("memory") or {}
+    crash = Crash(
+        at_ms=state.served_ms,
+        runtime_ms=data["runtime_ms"],
+        early=data["early"],
+        temporary=data["code"] == "exited" and data["status"] == _TEMPORARY,
+        starved=data["class"] == "oom" and memory.get("oom") == 0,
+        rule=data.get("answer") == "rollback",
+    )
+    crashes = (*state.crashes.get(name, ()), crash)[:_REMEMBERED]
+    state = replace(
+        state,
+        baselines=baselines,
+        crashes={**state.crashes, name: crashes},
+        incidents={**state.incidents, name: record.incident},
+    )
+    suspicious = state.on_probation and _is_suspicious(state, name)
+    return replace(state, held_ms=0) if suspicious else state
+
+
+def _is_suspicious(state: DeploymentState, agent: str) -> bool:
+    """Whether an agent has crashed beyond its baseline; with none, more than once.
+
+    Before anything is known to be good there is nothing that a deployment could be worse than.
+    """
+    if state.known_good is None:
+        return False
+    baseline, crashes = state.baseline(agent), len(state.crashes[agent])
+    if not baseline.is_warm(state.good_ms):
+        return crashes > 1
+    expected = baseline.expected(state.good_ms, state.served_ms)
+    return crashes >= threshold(expected, SUSPICIOUS, least=1)
+
+
+def _looped(state: DeploymentState, record: Record) -> DeploymentState:
+    data = record.data
+    if data["toplevel"] != state.current:
+        return state
+    looped = {data["agent"]: data["reason"], **state.looped}
+    incidents = {**state.incidents, data["agent"]: record.incident}
+    return replace(state, looped=looped, incidents=incidents)
+
+
+def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
+    agent = record.data["agent"]
+    return replace(
+        state,
+        unwell={name: times for name, times in state.unwell.items() if name != agent},
+        looped={name: why for name, why in state.looped.items() if name != agent},
+    )
+
+
+def _gate_failed(state: DeploymentState, record: Record) -> DeploymentState:
+    name = _gate(record)
+    failing = {**state.failing, name: Failing(state.elapsed_ms, record.data["detail"])}
+    return replace(state, failing=failing, passed=state.passed - {name}, held_ms=0)
+
+
+def _gate_passed(state: DeploymentState, record: Record) -> DeploymentState:
+    """Note that a gate passes; if it failed before, the probation begins here."""
+    name = _gate(record)
+    if "gate" in record.data:
+        state = replace(state, passed=state.passed | {name})
+    if name not in state.failing:
+        return state
+    failing = {gate: why for gate, why in state.failing.items() if gate != name}
+    return replace(state, failing=failing, held_ms=0)
+
+
+def _gate(record: Record) -> str:
+    """Return the name of a gate; an agent's check is one as well."""
+    data = record.data
+    return data["gate"] if "gate" in data else f"{data['agent']}: {data['check']}"
+
+
+def _intended(state: DeploymentState, record: Record) -> DeploymentState:
+    data = record.data
+    if data["action"] not in {"rollback", "promote"}:
+        return state
+    state = replace(state, pending=record)
+    if data["action"] == "promote" or data.get("asked_by") is not None:
+        return state
+    recent = (at for at in state.rollbacks if state.elapsed_ms - at < DAY_MS)
+    return replace(state, answered=True, rollbacks=(*recent, state.elapsed_ms))
+
+
+def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
+    """Close the pending intent; an automatic rollback is a hypothesis, to be observed from now."""
+    intent, data = state.pending, record.data
+    if intent is None or intent.data["action"] != data["action"]:
+        return state
+    state = replace(state, pending=None)
+    if data["action"] == "promote":
+        return replace(state, promotion_failed_ms=None if data["ok"] else state.elapsed_ms)
+    agent, gate = intent.data.get("agent"), intent.data.get("gate")
+    asked = intent.data.get("asked_by") is not None
+    if not data["ok"] or asked or (agent is None and gate is None):
+        return state
+    observation = Observation(
+        source=intent.data["from"],
+        target=intent.data["target"],
+        agent=agent,
+        gate=gate,
+        since_ms=state.elapsed_ms,
+        incident=intent.incident,
+    )
+    return replace(state, observation=observation)
+
+
+def _declared(state: DeploymentState, record: Record) -> DeploymentState:
+    """Begin the baseline of each agent that is new; those that are gone are forgotten."""
+    names = record.data["agents"]
+    state = replace(state, baselines={name: state.baseline(name) for name in names})
+    # What failed may be declared no more; what still does is found again.
+    return replace(state, failing={}, held_ms=0) if state.failing else state
+
+
+def _judged(state: DeploymentState, record: Record) -> DeploymentState:
+    inconclusive = record.data["verdict"] == "inconclusive"
+    return replace(state, waiting_for=record.data["reason"] if inconclusive else None)
+
+
+_STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
+    "action.intent": _intended,
+    "action.outcome": _came_of,
+    "agent.crash": _crashed,
+    "agent.crash-loop": _looped,
+    "agent.recovered": _recovered,
+    "config.loaded": _declared,
+    "deployment.activated": _activated,
+    "deployment.condemned": _condemned,
+    "deployment.forgiven": _acquitted,
+    "deployment.known-good": _known_good,
+    "deployment.probation": lambda state, _: state,
+    "deployment.recovered": lambda state, _: replace(state, observation=None),
+    "deployment.refuted": _refuted,
+    "gate.failed": _gate_failed,
+    "gate.passed": _gate_passed,
+    "healer.started": _declared,
+    "healer.stopped": lambda state, _: state,
+    "health.passed": _gate_passed,
+    "health.unready": _gate_failed,
+    "safeswitch.verdict": _judged,
+}

@@ -1,0 +1,217 @@
+"""Attribution: is the deployment to blame for an agent's crashes? Three verdicts, from evidence.
+
+Pure. A deployment is blamed when all of this holds, and otherwise the verdict is inconclusive, with
+the reason:
+
+- the crashes are of runs that were started under it;
+- the agent's unit, or something that all share, is not the same as under the known-good;
+- they are beyond what the agent's own baseline brings (healer/safeswitch/baseline.py), or, with no
+  baseline yet, they spend the declared budget;
+- nothing points at the environment: not agents that did not change and crash too, not memory, disk
+  or network, not the agent's own word (exit code 75), and not the time at which it began.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from healer.config import Agent, SafeSwitch
+from healer.safeswitch.baseline import BLAMED, threshold
+from healer.safeswitch.state import Crash, DeploymentState
+
+# So many names are told; the rest is counted.
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the evidence says of one accused agent's crashes, or of a gate that fails.
+
+    ``against`` says why the deployment is not blamed, None if it is; ``age_ms`` is for how long
+    there has been something to answer.
+    """
+
+    agent: str | None
+    gate: str | None
+    incident: str | None
+    reason: str
+    against: str | None
+    evidence: tuple[str, ...]
+    age_ms: int
+
+    @property
+    def words(self) -> str:
+        """Who is accused of what."""
+        name = self.agent if self.agent is not None else self.gate
+        return self.reason if name is None else f"{name}: {self.reason}"
+
+
+def accused(
+    state: DeploymentState,
+    agents: Mapping[str, Agent],
+    unready: Collection[str],
+    *,
+    strict: bool = False,
+) -> list[str]:
+    """Name the agents whose crashes are too many, the first to crash first.
+
+    An agent that is well again is accused of nothing, whoever mended it. ``strict`` accuses after
+    a single crash.
+    """
+    names = [
+        name
+        for name, crashes in state.crashes.items()
+        if name in unready
+        and name in agents
+        and (strict or name in state.looped or _too_many(state, name, agents[name], crashes))
+    ]
+    return sorted(names, key=lambda name: (state.crashes[name][0].at_ms, name))
+
+
+def judge(
+    state: DeploymentState,
+    agents: Mapping[str, Agent],
+    name: str,
+    environment: Collection[str],
+    *,
+    strict: bool,
+) -> Judgement:
+    """Weigh the evidence for and against the deployment in the matter of one accused agent.
+
+    ``environment`` names what is wrong with the host now, in words.
+    """
+    crashes = state.crashes[name]
+    rate, usual = _rate(state, agents[name], name)
+    objections = list(_objections(state, agents, name, environment))
+    if usual and not strict:
+        objections.insert(0, "its own baseline explains as many")
+    count = "a crash" if len(crashes) == 1 else "crashes"
+    reason = state.looped.get(name) or f"{count} beyond its own baseline"
+    if strict:
+        reason = f"{count} under a deployment that was condemned before"
+    evidence = [
+        f"{len(crashes)} of its crashes were of runs that started under this deployment",
+        _change(state, name),
+        rate,
+        *objections,
+    ]
+    if not objections:
+        evidence.append("nothing points at the environment")
+    return Judgement(
+        agent=name,
+        gate=None,
+        incident=state.incidents.get(name),
+        reason=reason,
+        against="; ".join(objections) or None,
+        evidence=tuple(evidence),
+        age_ms=state.served_ms - crashes[0].at_ms,
+    )
+
+
+def failed_gates(
+    state: DeploymentState, config: SafeSwitch, gates: Collection[str]
+) -> Iterator[Judgement]:
+    """Judge the owner's gates that have failed for as long as a probation lasts."""
+    for gate, failing in state.failing.items():
+        age_ms = state.elapsed_ms - failing.since_ms
+        if gate not in gates or age_ms < config.probation_sec * 1000:
+            continue
+        passed = gate in state.passed_by_good
+        against = None if passed else "it is not known to have passed under the known-good"
+        yield Judgement(
+            agent=None,
+            gate=gate,
+            incident=None,
+            reason=f"the gate has failed for {config.probation_sec:g} s",
+            against=against,
+            evidence=(
+                f"what it says: {failing.detail}",
+                against or "it passed under the known-good deployment",
+            ),
+            age_ms=age_ms,
+        )
+
+
+def _too_many(state: DeploymentState, name: str, agent: Agent, crashes: tuple[Crash, ...]) -> bool:
+    """Whether crashes accuse although no crash loop was found: too slow, spread too far."""
+    if any(crash.rule for crash in crashes):
+        return True
+    baseline = state.baseline(name)
+    if not baseline.is_warm(state.good_ms):
+        return len(crashes) >= agent.crash_loop.max_crashes
+    return len(crashes) >= _threshold(state, name)
+
+
+def _threshold(state: DeploymentState, name: str) -> int:
+    window_ms = state.crashes[name][-1].at_ms
+    return threshold(state.baseline(name).expected(state.good_ms, window_ms), BLAMED)
+
+
+def _rate(state: DeploymentState, agent: Agent, name: str) -> tuple[str, bool]:
+    """Say how the crashes compare with the agent's baseline, and whether that explains them."""
+    crashes, baseline = state.crashes[name], state.baseline(name)
+    if any(crash.rule for crash in crashes):
+        return "its restart rule answers such a crash with a rollback", False
+    if not baseline.is_warm(state.good_ms):
+        budget = agent.crash_loop.max_crashes
+        return f"no baseline yet: the declared budget of {budget} crashes counts", False
+    needed = _threshold(state, name)
+    hours = baseline.seen_ms(state.good_ms) // 3_600_000
+    before = f"{baseline.crashes:.3g} crashes in {hours} h under known-good deployments before"
+    return f"{before}: from {needed} on they are no chance", len(crashes) < needed
+
+
+def _change(state: DeploymentState, name: str) -> str:
+    shared = f"; changed for all: {', '.join(sorted(state.shared))}" if state.shared else ""
+    own = {
+        "changed": "its unit was changed since the known-good",
+        "added": "its unit is new since the known-good",
+        "same": "its unit is the same as under the known-good",
+    }.get(state.change_of(name), "it is not known whether its unit was changed")
+    return own + shared
+
+
+def _objections(
+    state: DeploymentState, agents: Mapping[str, Agent], name: str, environment: Collection[str]
+) -> Iterator[str]:
+    crashes = state.crashes[name]
+    if state.change_of(name) == "same" and not state.shared:
+        yield "neither its unit nor what all share was changed"
+    if name in state.unwell_before:
+        yield "it crashed again and again under the known-good deployment as well"
+    if _turned(agents[name], crashes):
+        yield "its first run lasted, and only later runs end at once: something else changed then"
+    if sum(crash.temporary for crash in crashes) * 2 > len(crashes):
+        yield "it says itself that the failure is temporary (exit code 75)"
+    if sum(crash.starved for crash in crashes) * 2 > len(crashes):
+        yield "memory ran out on the whole host"
+    controls = list(_controls(state, agents, name))
+    if controls:
+        more = f" and {len(controls) - _NAMED} more" if len(controls) > _NAMED else ""
+        yield f"agents that were not changed crash too: {', '.join(controls[:_NAMED])}{more}"
+    yield from environment
+
+
+def _turned(agent: Agent, crashes: tuple[Crash, ...]) -> bool:
+    """Whether the agent ran well under this deployment, and then could not start any more."""
+    first, *later = crashes
+    lasted = first.runtime_ms is not None and first.runtime_ms >= agent.stable_sec * 1000
+    return lasted and bool(later) and all(crash.early for crash in later)
+
+
+def _controls(state: DeploymentState, agents: Mapping[str, Agent], name: str) -> Iterator[str]:
+    """Name the agents whose crashes have the same cause, and that cannot be the deployment.
+
+    One that was not changed and crashes beyond its baseline tells of the environment; but what the
+    accused drags along does not, where that died first, and from its first run on.
+    """
+    if state.shared or not state.changes_known:
+        return
+    first = state.crashes[name][0]
+    for other, crashes in state.crashes.items():
+        if other == name or other not in agents or state.change_of(other) != "same":
+            continue
+        dragged = first.early and first.at_ms < crashes[0].at_ms
+        if not dragged and (
+            other in state.looped or _too_many(state, other, agents[other], crashes)
+        ):
+            yield other

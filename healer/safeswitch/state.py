@@ -1,0 +1,147 @@
+"""What SafeSwitch remembers: the state that healer/safeswitch/deployment.py folds records into.
+
+Three clocks are kept in it, in milliseconds, and all are monotonic: they add up the time within
+each boot from one record to the next, and the time from one boot to the next does not count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from healer.events import Instant
+from healer.records import Record
+from healer.safeswitch.baseline import Baseline
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """One crash of a run that was started under the running deployment, as attribution needs it.
+
+    ``at_ms`` is how long the deployment had been active. ``temporary`` says that the agent itself
+    called it a temporary failure, ``starved`` that memory ran out on the host and not in the
+    agent's own bounds, ``rule`` that a restart rule answers such a crash with a rollback.
+    """
+
+    at_ms: int
+    runtime_ms: int | None
+    early: bool
+    temporary: bool
+    starved: bool
+    rule: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A gate, or a readiness check, that fails since ``since_ms`` on the clock ``elapsed_ms``."""
+
+    since_ms: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """An automatic rollback whose effect is still to be seen: was the deployment to blame?"""
+
+    source: str
+    target: str
+    agent: str | None
+    gate: str | None
+    since_ms: int
+    incident: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """What the records say.
+
+    ``since`` is when ``current`` became active, or when the boot after that began. ``known_goods``
+    holds all known-good toplevels, the newest last. ``changes`` says of each agent whether its unit
+    is changed, same or added since the known-good, ``shared`` which inputs of all changed;
+    ``changes_known`` is false where a deployment's record did not say. ``crashes`` and ``looped``
+    are of runs that were started under the current deployment; ``unwell`` counts each agent's
+    crashes under the known-good since it last recovered, and ``unwell_before`` names those that
+    were looping when the deployment on probation replaced it.
+
+    The clocks: ``elapsed_ms`` is the host's time, ``good_ms`` that under known-good deployments,
+    and ``held_ms`` that of the probation since a gate last failed or an agent last crashed beyond
+    its baseline. They stand as of ``clock``. ``began_ms``, on the first, is when ``current`` became
+    active.
+    """
+
+    current: str | None = None
+    since: Instant | None = None
+    known_goods: tuple[str, ...] = ()
+    condemned: frozenset[str] = frozenset()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+    changes_known: bool = True
+    crashes: Mapping[str, tuple[Crash, ...]] = field(default_factory=dict)
+    looped: Mapping[str, str] = field(default_factory=dict)
+    incidents: Mapping[str, str | None] = field(default_factory=dict)
+    failing: Mapping[str, Failing] = field(default_factory=dict)
+    passed: frozenset[str] = frozenset()
+    passed_by_good: frozenset[str] = frozenset()
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    unwell: Mapping[str, int] = field(default_factory=dict)
+    unwell_before: frozenset[str] = frozenset()
+    redeployed: bool = False
+    answered: bool = False
+    rollbacks: tuple[int, ...] = ()
+    pending: Record | None = None
+    observation: Observation | None = None
+    waiting_for: str | None = None
+    promotion_failed_ms: int | None = None
+    clock: Instant | None = None
+    elapsed_ms: int = 0
+    good_ms: int = 0
+    held_ms: int = 0
+    began_ms: int = 0
+
+    @property
+    def known_good(self) -> str | None:
+        """The last known-good toplevel: where a rollback goes."""
+        return self.known_goods[-1] if self.known_goods else None
+
+    @property
+    def served_ms(self) -> int:
+        """For how long the current deployment has been active, without the time between boots."""
+        return self.elapsed_ms - self.began_ms
+
+    @property
+    def on_probation(self) -> bool:
+        """Whether the running deployment has still to show that it is good."""
+        return self.current not in {None, self.known_good}
+
+    @property
+    def rolling_back(self) -> bool:
+        """Whether a rollback was intended and has no outcome yet."""
+        return self.pending is not None and self.pending.data["action"] == "rollback"
+
+    @property
+    def under_observation(self) -> bool:
+        """Whether it matters now how the gates are: on probation, or after a rollback."""
+        return self.on_probation or self.observation is not None
+
+    def advanced(self, now: Instant) -> "DeploymentState":
+        """Return the state with its clocks at ``now``."""
+        passed_ms = 0
+        if self.clock is not None and self.clock.boot == now.boot:
+            passed_ms = max(0, now.uptime_ms - self.clock.uptime_ms)
+        good_ms = self.good_ms + (0 if self.on_probation or self.current is None else passed_ms)
+        return replace(
+            self,
+            clock=now,
+            elapsed_ms=self.elapsed_ms + passed_ms,
+            good_ms=good_ms,
+            held_ms=self.held_ms + (passed_ms if self.on_probation else 0),
+        )
+
+    def change_of(self, agent: str) -> str:
+        """Return changed, added, same or unknown: the agent's unit against the known-good."""
+        change = self.changes.get(agent, "unknown")
+        return "unknown" if change == "same" and not self.changes_known else change
+
+    def baseline(self, agent: str) -> Baseline:
+        """Return the agent's baseline; one that nothing is known of begins now."""
+        return self.baselines.get(agent, Baseline(0, self.good_ms))

@@ -1,0 +1,266 @@
+"""Verdicts on the running deployment, and what follows from each: go back, call it good, or wait.
+
+Pure: the state, the configuration, the host's facts and a moment go in, records come out. What must
+hold, whatever the history:
+
+- a rollback is intended only to a toplevel that was recorded known-good, and never to the one that
+  runs;
+- by itself at most once for each deployment, and ``maxRollbacksPerDay`` times in 24 hours;
+- never for a deployment that has stood its probation, and never without a known-good;
+- inconclusive evidence records why and intends nothing;
+- after a rollback the same agent or gate is observed: it recovers, or the rollback is refuted.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from healer.config import Agent, SafeSwitch
+from healer.events import Instant, Systems
+from healer.records import Record
+from healer.safeswitch import attribution, probation
+from healer.safeswitch.attribution import Judgement
+from healer.safeswitch.state import DAY_MS, DeploymentState, Observation
+
+# A switch that has blamed crashes wait for longer than this is told of.
+_LONG_SWITCH_MS = 60_000
+# What a rollback has not mended after this, or after a probation if that is longer, it never will.
+_OBSERVE_MS = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """How the host is now.
+
+    ``unready`` names each agent that does not hold the probation's gate, and why; ``gates`` the
+    gates that the owner declares; ``environment`` says in words what is wrong with the host, and
+    ``unsafe`` names the agents that declare that they cannot be rolled back.
+    """
+
+    systems: Systems
+    unready: Mapping[str, str]
+    gates: Collection[str] = ()
+    environment: Collection[str] = ()
+    unsafe: Collection[str] = ()
+
+
+def decide(
+    state: DeploymentState,
+    config: SafeSwitch,
+    agents: Mapping[str, Agent],
+    facts: Facts,
+    now: Instant,
+) -> Iterator[Record]:
+    """Decide whether to roll back, to promote, to end an observation, or to go on waiting."""
+    if not config.enable or state.pending is not None or facts.systems.current != state.current:
+        return
+    observation = state.observation
+    if observation is not None:
+        # From a system that still runs, the way back is by a reboot that is to come.
+        if observation.target == state.current:
+            yield from _observe(state, config, agents, facts, observation, now)
+    elif state.on_probation:
+        judgements = _judgements(state.advanced(now), config, agents, facts)
+        if facts.systems.switching:
+            yield from _wait_for_switch(state, judgements, now)
+        elif judgements:
+            yield from _answer(state, config, facts, judgements, now)
+        else:
+            yield from _promote(state, config, facts, now)
+
+
+def redeployed(activated: Record, config: SafeSwitch) -> Iterator[Record]:
+    """Tell that a condemned deployment is active again, and what the policy makes of it."""
+    if not activated.data["condemned"] or activated.data["kind"] == "rollback":
+        return
+    answer = {
+        "warn": "it is judged like any other",
+        "zero-tolerance": "one crash is enough to roll it back again",
+        "rollback": "it is rolled back at once",
+    }[config.condemned]
+    reason = f"it was condemned before: {answer} (safeSwitch.condemned)"
+    yield Record(
+        activated.at,
+        "safeswitch.verdict",
+        _verdict("inconclusive", activated.data["toplevel"], reason, None),
+    )
+
+
+def follows(outcome: Record, intent: Record) -> Iterator[Record]:
+    """Say what follows from the outcome of an action on a deployment."""
+    data, action = intent.data, intent.data["action"]
+    if not outcome.data["ok"]:
+        return
+    asked_by = data.get("asked_by")
+    if action == "promote":
+        yield Record(outcome.at, "deployment.known-good", {"toplevel": data["target"]})
+    elif action == "rollback" and asked_by is None:
+        condemned = {"toplevel": data["from"], "reason": data["reason"]}
+        yield Record(outcome.at, "deployment.condemned", condemned, intent.incident)
+    elif action == "condemn":
+        condemned = {"toplevel": data["target"], "reason": data["reason"]}
+        yield Record(outcome.at, "deployment.condemned", condemned)
+    elif action == "forgive":
+        forgiven = {"toplevel": data["target"], "asked_by": asked_by}
+        yield Record(outcome.at, "deployment.forgiven", forgiven)
+
+
+def has_crashes_to_judge(state: DeploymentState) -> bool:
+    """Whether it matters now how the host's environment is."""
+    return state.on_probation and bool(state.crashes)
+
+
+def _judgements(
+    state: DeploymentState, config: SafeSwitch, agents: Mapping[str, Agent], facts: Facts
+) -> list[Judgement]:
+    """Judge what speaks against the deployment; what convicts it comes first."""
+    if state.redeployed and config.condemned == "rollback" and not state.answered:
+        reason = "it was condemned before, and safeSwitch.condemned is rollback"
+        return [Judgement(None, None, None, reason, None, (reason,), state.served_ms)]
+    strict = state.redeployed and config.condemned == "zero-tolerance"
+    names = attribution.accused(state, agents, facts.unready, strict=strict)
+    found = [
+        attribution.judge(state, agents, name, facts.environment, strict=strict) for name in names
+    ]
+    found += attribution.failed_gates(state, config, facts.gates)
+    return sorted(found, key=lambda judgement: judgement.against is not None)
+
+
+def _wait_for_switch(
+    state: DeploymentState, judgements: list[Judgement], now: Instant
+) -> Iterator[Record]:
+    """Say once that a switch under way keeps the answer waiting for long."""
+    for first in judgements[:1]:
+        if first.age_ms >= _LONG_SWITCH_MS:
+            reason = f"{first.words}, but a switch that is under way does not end"
+            yield from _inconclusive(state, reason, first, now)
+
+
+def _answer(
+    state: DeploymentState,
+    config: SafeSwitch,
+    facts: Facts,
+    judgements: list[Judgement],
+    now: Instant,
+) -> Iterator[Record]:
+    """Roll back if the deployment is to blame and nothing forbids it; else say why not."""
+    first = judgements[0]
+    forbidden = _forbidden(state.advanced(now), config, facts)
+    if state.known_good is None:
+        reason = f"{first.words}, but no deployment is known to be good yet"
+        yield from _inconclusive(state, reason, first, now)
+    elif first.against is not None:
+        reason = "; ".join(f"{each.words}, but {each.against}" for each in judgements)
+        yield from _inconclusive(state, reason, first, now)
+    elif forbidden is not None:
+        yield from _inconclusive(state, f"{first.words}, but {forbidden}", first, now)
+    else:
+        yield Record(
+            now,
+            "safeswitch.verdict",
+            _verdict("unhealthy", state.current, first.words, first),
+            first.incident,
+        )
+        intent = {
+            "action": "rollback",
+            "target": state.known_good,
+            "from": state.current,
+            "agent": first.agent,
+            "gate": first.gate,
+            "reason": first.reason,
+        }
+        yield Record(now, "action.intent", intent, first.incident)
+
+
+def _forbidden(state: DeploymentState, config: SafeSwitch, facts: Facts) -> str | None:
+    """Say why a deployment that is to blame is not rolled back all the same."""
+    if state.answered:
+        return "it was answered with a rollback already, and gets no second one by itself"
+    unsafe = [name for name in facts.unsafe if state.change_of(name) != "same"]
+    if unsafe:
+        return f"rollbackSafe is false for {', '.join(sorted(unsafe))}"
+    today = sum(state.elapsed_ms - at < DAY_MS for at in state.rollbacks)
+    if today >= config.max_rollbacks_per_day:
+        return f"{today} rollbacks in 24 hours are as many as safeSwitch.maxRollbacksPerDay allows"
+    return None
+
+
+def _promote(
+    state: DeploymentState, config: SafeSwitch, facts: Facts, now: Instant
+) -> Iterator[Record]:
+    due = probation.is_due(state, config, now)
+    missing = probation.what_is_missing(state, facts.unready, facts.gates)
+    if state.current in state.condemned and not state.redeployed:
+        missing = "it is condemned: deploy another, or forgive it"
+    if missing is not None:
+        if state.advanced(now).served_ms >= config.probation_sec * 1000:
+            reason = f"the probation is over, but {missing}"
+            yield from _inconclusive(state, reason, None, now)
+    elif due:
+        reason = f"every agent and gate held for the probation of {config.probation_sec:g} s"
+        yield Record(now, "safeswitch.verdict", _verdict("healthy", state.current, reason, None))
+        reason = "it stood its probation"
+        intent = {"action": "promote", "target": state.current, "reason": reason}
+        yield Record(now, "action.intent", intent)
+    yield from probation.checkpoint(state, config, now)
+
+
+def _observe(
+    state: DeploymentState,
+    config: SafeSwitch,
+    agents: Mapping[str, Agent],
+    facts: Facts,
+    observed: Observation,
+    now: Instant,
+) -> Iterator[Record]:
+    """End the observation of a rollback once it is known whether that helped."""
+    at = state.advanced(now)
+    failing = _still_failing(at, facts, agents, observed)
+    after_ms = at.elapsed_ms - observed.since_ms
+    data = {"agent": observed.agent, "gate": observed.gate, "after_ms": after_ms}
+    if failing is None:
+        recovered = {"toplevel": observed.target, "from": observed.source, **data}
+        yield Record(now, "deployment.recovered", recovered, observed.incident)
+        return
+    if observed.agent is not None and attribution.accused(at, agents, [observed.agent]):
+        failing = f"{observed.agent} crashes again and again under the known-good as well"
+    elif after_ms < max(_OBSERVE_MS, config.probation_sec * 1000):
+        return
+    refuted = {"toplevel": observed.source, "running": observed.target, **data, "reason": failing}
+    yield Record(now, "deployment.refuted", refuted, observed.incident)
+
+
+def _still_failing(
+    state: DeploymentState, facts: Facts, agents: Mapping[str, Agent], observed: Observation
+) -> str | None:
+    """Say how what was rolled back for still fails; None when it does not, or is no part now."""
+    if observed.agent is not None:
+        why = facts.unready.get(observed.agent) if observed.agent in agents else None
+        return None if why is None else f"{observed.agent} {why}"
+    gate = str(observed.gate)
+    if gate not in facts.gates or gate in state.passed:
+        return None
+    failing = state.failing.get(gate)
+    return f"the gate {gate} {'has not passed' if failing is None else failing.detail}"
+
+
+def _inconclusive(
+    state: DeploymentState, reason: str, judgement: Judgement | None, now: Instant
+) -> Iterator[Record]:
+    """Say once why nothing is done."""
+    if state.waiting_for != reason:
+        data = _verdict("inconclusive", state.current, reason, judgement)
+        incident = judgement.incident if judgement is not None else None
+        yield Record(now, "safeswitch.verdict", data, incident)
+
+
+def _verdict(
+    verdict: str, toplevel: str | None, reason: str, judgement: Judgement | None
+) -> dict[str, object]:
+    return {
+        "verdict": verdict,
+        "toplevel": toplevel,
+        "agent": judgement.agent if judgement is not None else None,
+        "gate": judgement.gate if judgement is not None else None,
+        "reason": reason,
+        "evidence": list(judgement.evidence) if judgement is not None else [],
+    }

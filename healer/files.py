@@ -1,6 +1,7 @@
 """Files that are either there completely after a power cut, or not at all."""
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -20,16 +21,24 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_atomically(path: Path, data: bytes, mode: int) -> None:
-    """Write a file durably under a temporary name, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+def write_atomically(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
+    """Write a file under a temporary name, then rename it into place; OSError if that fails.
+
+    The temporary name is this call's own: two processes may write the same file, and the later
+    one's stays. What is not ``durable`` is not synchronised to the disk (below /run, say).
+    """
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     try:
-        os.fchmod(fd, mode)
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    sync_directory(path.parent)
+        try:
+            os.fchmod(fd, mode)
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        Path(temporary).rename(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)

@@ -4,15 +4,13 @@ Times ending in ``_us`` are microseconds: ``updated_boottime_us`` on CLOCK_BOOTT
 CLOCK_REALTIME.
 """
 
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from healer.errors import HealerError
+from healer.files import write_atomically
 
 NAME = "status.json"
 
@@ -85,16 +83,7 @@ def write(path: Path, status: Status) -> None:
 
     It is not synchronised to disk: it lies in /run, and means nothing after a reboot.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(status))
-            os.fchmod(file.fileno(), 0o644)
-        Path(temporary).replace(path)
-    except OSError:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+    write_atomically(path, msgspec.json.encode(status), 0o644, durable=False)
 
 
 def read(path: Path) -> Status | None:

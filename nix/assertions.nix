@@ -17,7 +17,9 @@ let
   };
 
   unitOf = name: agent: if agent.unit == null then "${name}.service" else agent.unit;
-  unitPattern = "[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\\.service";
+  unitStem = "[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?";
+  unitPattern = "${unitStem}\\.service";
+  anyUnitPattern = "${unitStem}\\.(service|socket|target|mount|automount|swap|timer|path|device|slice|scope)";
 
   # Settings of the unit that options decide.
   reserved = {
@@ -147,38 +149,51 @@ let
       ) "${option}.on" "is always, which systemd refuses for Type=oneshot: write failure.")
     ];
 
-  checkAssertions =
-    option: check:
+  # What each type of health check and gate needs, and what it may have besides.
+  needed = {
+    http = [ "url" ];
+    tcp = [ "port" ];
+    listen = [ "port" ];
+    command = [ "command" ];
+    log = [ "pattern" ];
+    memory = [ "maxBytes" ];
+    file = [
+      "path"
+      "maxAgeSec"
+    ];
+    unit = [ "unit" ];
+    network = [ ];
+  };
+  possible = {
+    http = [
+      "expectStatus"
+      "bodyContains"
+      "bodyMatches"
+      "caFile"
+      "insecure"
+    ];
+    tcp = [ "host" ];
+    listen = [ "host" ];
+    network = networkOptions;
+  };
+  networkOptions = [
+    "interface"
+    "defaultRoute"
+    "gateway"
+    "addresses"
+    "sshd"
+  ];
+
+  # Of a health check or a gate: that it has the options of its type, and no others.
+  typeAssertions =
+    name: check:
     let
-      name = "${option} (${check.name})";
-      needed = {
-        http = [ "url" ];
-        tcp = [ "port" ];
-        listen = [ "port" ];
-        command = [ "command" ];
-        log = [ "pattern" ];
-        memory = [ "maxBytes" ];
-        file = [
-          "path"
-          "maxAgeSec"
-        ];
-      };
-      possible = {
-        http = [
-          "expectStatus"
-          "bodyContains"
-          "bodyMatches"
-          "caFile"
-          "insecure"
-        ];
-        tcp = [ "host" ];
-        listen = [ "host" ];
-      };
       allowed = needed.${check.type} ++ possible.${check.type} or [ ];
       all = lib.unique (lib.concatLists (builtins.attrValues needed ++ builtins.attrValues possible));
-      missing = builtins.filter (key: check.${key} == null) needed.${check.type};
-      foreign = builtins.filter (key: check.${key} != null) (lib.subtractLists allowed all);
-      tls = builtins.filter (key: check.${key} != null) [
+      isSet = key: check.${key} or null != null;
+      missing = builtins.filter (key: !isSet key) needed.${check.type};
+      foreign = builtins.filter isSet (lib.subtractLists allowed all);
+      tls = builtins.filter isSet [
         "caFile"
         "insecure"
       ];
@@ -196,10 +211,45 @@ let
       (refuse (
         tls != [ ] && check.url != null && !lib.hasPrefix "https:" check.url
       ) name "sets ${toString tls}, but its url is ${show check.url}: remove this, or use https.")
+    ];
+
+  gateAssertions =
+    index: gate:
+    let
+      name = "services.healer.safeSwitch.gates.[${toString index}] (${gate.name})";
+      unset = [
+        null
+        false
+        [ ]
+      ];
+    in
+    typeAssertions name gate
+    ++ [
+      (refuse
+        (
+          gate.type == "network" && builtins.all (key: builtins.elem gate.${key} unset) networkOptions
+        )
+        name
+        "has the type network and nothing to look at: set one of ${toString networkOptions}, or remove the gate."
+      )
+      (refuse (gate.unit != null && builtins.match anyUnitPattern gate.unit == null) "${name}.unit"
+        "is ${show gate.unit}, which is no name of a unit: write it with its suffix, such as sshd.service."
+      )
+    ];
+
+  checkAssertions =
+    option: check:
+    let
+      name = "${option} (${check.name})";
+    in
+    typeAssertions name check
+    ++ [
       (refuse (check.type == "log" && check.purpose == "startup") name
         "has the purpose startup, but a log without failures does not tell that the agent has started: write liveness or readiness."
       )
     ];
+
+  gateNames = map (gate: gate.name) cfg.safeSwitch.gates;
 
   ignoreAssertion =
     index: entry:
@@ -208,7 +258,11 @@ let
 in
 lib.concatLists (lib.mapAttrsToList agentAssertions cfg.agents)
 ++ lib.imap0 ignoreAssertion cfg.drift.ignore
+++ lib.concatLists (lib.imap0 gateAssertions cfg.safeSwitch.gates)
 ++ [
+  (refuse (!lib.allUnique gateNames) "services.healer.safeSwitch.gates"
+    "has two gates of one name (${toString gateNames}): give each gate a name of its own."
+  )
   (refuse (cfg.safeSwitch.enable && cfg.agents == { }) "services.healer.safeSwitch.enable"
     "is true, but services.healer.agents declares no agent whose health could judge a deployment: declare one, or set it to false."
   )

@@ -43,13 +43,27 @@ let
         ) agent.health;
       };
 
+  fillSafeSwitch =
+    value:
+    let
+      safeSwitch = fill "services.healer.safeSwitch" defaults.safeSwitch value;
+      named = defaults.gate // {
+        name = null;
+        type = null;
+      };
+    in
+    safeSwitch
+    // {
+      gates = map (fill "services.healer.safeSwitch.gates" named) safeSwitch.gates;
+    };
+
   top = fill "services.healer" defaults.top given;
 in
 top
 // {
   agents = builtins.mapAttrs fillAgent top.agents;
   escalation = fill "services.healer.escalation" defaults.escalation top.escalation;
-  safeSwitch = fill "services.healer.safeSwitch" defaults.safeSwitch top.safeSwitch;
+  safeSwitch = fillSafeSwitch top.safeSwitch;
   drift = fill "services.healer.drift" defaults.drift top.drift;
   ledger = fill "services.healer.ledger" defaults.ledger top.ledger;
 }

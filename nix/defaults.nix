@@ -106,6 +106,29 @@
     condemned = "zero-tolerance";
     maxRollbacksPerDay = 3;
     keep = 5;
+    gates = [ ];
+  };
+
+  gate = {
+    intervalSec = 3;
+    timeoutSec = 2;
+    failureThreshold = 3;
+    # Each belongs to some types of gate and must stay null in the others.
+    url = null;
+    expectStatus = null; # null: healthExpectStatus
+    bodyContains = null;
+    bodyMatches = null;
+    caFile = null;
+    insecure = null; # null: false
+    host = null; # null: healthHost with tcp, any with listen
+    port = null;
+    command = null;
+    unit = null;
+    interface = null;
+    defaultRoute = null; # null: false
+    gateway = null; # null: false
+    addresses = null; # null: none
+    sshd = null;
   };
 
   drift = {

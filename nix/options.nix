@@ -121,6 +121,28 @@ in
         default = defaults.safeSwitch.keep;
         description = "How many known-good systems are kept from garbage collection, the newest.";
       };
+      gates = mkOption {
+        type = types.listOf (types.submodule (import ./gate-options.nix { inherit lib; }));
+        default = defaults.safeSwitch.gates;
+        example = [
+          {
+            name = "reachable";
+            type = "network";
+            defaultRoute = true;
+            gateway = true;
+            sshd = 22;
+          }
+          {
+            name = "proxy";
+            type = "unit";
+            unit = "nginx.service";
+          }
+        ];
+        description = ''
+          What must hold on the host, beside the agents' own health, for a deployment to stand its
+          probation. `healer safeswitch run` judges by them as well.
+        '';
+      };
     };
 
     drift = {

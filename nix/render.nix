@@ -293,6 +293,57 @@ let
     };
   };
 
+  # What a health check and a gate of the same type look at.
+  lookConfig = check: {
+    http = {
+      inherit (check)
+        url
+        bodyContains
+        bodyMatches
+        caFile
+        ;
+      expectStatus =
+        if check.expectStatus == null then defaults.healthExpectStatus else check.expectStatus;
+      insecure = check.insecure == true;
+    };
+    tcp = {
+      host = if check.host == null then defaults.healthHost else check.host;
+      inherit (check) port;
+    };
+    listen = {
+      inherit (check) host port;
+    };
+    command = {
+      inherit (check) command;
+    };
+  };
+
+  gateConfig =
+    gate:
+    {
+      inherit (gate)
+        name
+        type
+        intervalSec
+        timeoutSec
+        failureThreshold
+        ;
+    }
+    // (
+      lookConfig gate
+      // {
+        unit = {
+          inherit (gate) unit;
+        };
+        network = {
+          inherit (gate) interface sshd;
+          defaultRoute = gate.defaultRoute == true;
+          gateway = gate.gateway == true;
+          addresses = if gate.addresses == null then [ ] else gate.addresses;
+        };
+      }
+    ).${gate.type};
+
   checkConfig =
     check:
     let
@@ -310,39 +361,20 @@ let
       };
     in
     common
-    // {
-      http = {
-        inherit (check)
-          url
-          bodyContains
-          bodyMatches
-          caFile
-          ;
-        expectStatus =
-          if check.expectStatus == null then defaults.healthExpectStatus else check.expectStatus;
-        insecure = check.insecure == true;
-      };
-      tcp = {
-        host = if check.host == null then defaults.healthHost else check.host;
-        inherit (check) port;
-      };
-      listen = {
-        inherit (check) host port;
-      };
-      command = {
-        inherit (check) command;
-      };
-      log = {
-        inherit (check) pattern;
-      };
-      memory = {
-        inherit (check) maxBytes;
-      };
-      file = {
-        inherit (check) path maxAgeSec;
-      };
-    }
-    .${check.type};
+    // (
+      lookConfig check
+      // {
+        log = {
+          inherit (check) pattern;
+        };
+        memory = {
+          inherit (check) maxBytes;
+        };
+        file = {
+          inherit (check) path maxAgeSec;
+        };
+      }
+    ).${check.type};
 
   agentConfig = name: agent: {
     unit = unitOf name agent;
@@ -386,6 +418,7 @@ let
         maxRollbacksPerDay
         keep
         ;
+      gates = map gateConfig cfg.safeSwitch.gates;
     };
     drift = {
       inherit (cfg.drift) enable intervalSec;

@@ -23,6 +23,14 @@ _CHECKS: dict[str, type[schema.Check]] = {
     "memory": schema.MemoryCheck,
     "file": schema.FileCheck,
 }
+_GATES: dict[str, type[schema.GateBase]] = {
+    "http": schema.HttpGate,
+    "tcp": schema.TcpGate,
+    "listen": schema.ListenGate,
+    "command": schema.CommandGate,
+    "unit": schema.UnitGate,
+    "network": schema.NetworkGate,
+}
 
 
 def decode(value: object) -> tuple[schema.Config | None, list[Problem]]:
@@ -47,7 +55,9 @@ class _Decoder:
     def value(self, kind: Any, value: object, path: str) -> Any:
         """Decode `value` as the type `kind`; _FAILED (and a problem noted) where it is not."""
         if kind == schema.HealthCheck:
-            return self.health_check(value, path)
+            return self.tagged(_CHECKS, schema.Check, value, path)
+        if kind == schema.Gate:
+            return self.tagged(_GATES, schema.GateBase, value, path)
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is dict:
             return self.mapping(arguments[1], value, path)
@@ -70,7 +80,7 @@ class _Decoder:
         if not isinstance(value, dict):
             return self.fail(path, f"is {_shown(value)}", "write a mapping of options to values")
         fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
-        tags = {"type"} if issubclass(cls, schema.Check) else set()
+        tags = {"type"} if issubclass(cls, schema.Check | schema.GateBase) else set()
         complete = self.known(value, {*fields, *tags}, path)
         found: dict[str, Any] = {}
         for option, field in fields.items():
@@ -94,14 +104,21 @@ class _Decoder:
             self.fail(option_path(path, option), "is no option", mend)
         return not unknown
 
-    def health_check(self, value: object, path: str) -> Any:
+    def tagged(
+        self,
+        kinds: Mapping[str, type[schema.Section]],
+        base: type[schema.Section],
+        value: object,
+        path: str,
+    ) -> Any:
+        """Decode a section whose option `type` says which one of `kinds` it is."""
         kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind in _CHECKS:
-            return self.struct(_CHECKS[kind], value, path)
+        if isinstance(kind, str) and kind in kinds:
+            return self.struct(kinds[kind], value, path)
         if not isinstance(value, dict):
-            return self.struct(schema.Check, value, path)
+            return self.struct(base, value, path)
         wrong = f"is {_shown(kind)}" if "type" in value else "is missing"
-        return self.fail(option_path(path, "type"), wrong, f"write one of {_listed(_CHECKS)}")
+        return self.fail(option_path(path, "type"), wrong, f"write one of {_listed(kinds)}")
 
     def mapping(self, kind: Any, value: object, path: str) -> Any:
         """Decode each value; those that are right are judged together even if others are not."""

@@ -18,6 +18,13 @@ from healer.config.problem import Problem, option_path
 # 255 of them. A backslash starts an escape (`\x2d`) but is legal wherever it stands.
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
 _UNIT_MAX = 255
+# Any unit that can be active, an instance but no template.
+_ANY_UNIT = re.compile(
+    r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?"
+    r"\.(service|socket|target|mount|automount|swap|timer|path|device|slice|scope)"
+)
+# IFNAMSIZ of linux/if.h is 16 with the zero; ip-link(8).
+_INTERFACE = re.compile(r"[^\s/:%]{1,15}")
 _OWN_UNIT = re.compile(r"healer\.service|healer-helper@.*")
 # The name of an agent is part of incident names and of what people type.
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -137,7 +144,7 @@ def _rule(rule: schema.Rule, path: str) -> Iterator[Problem]:
             )
 
 
-def _named(check: schema.Check, path: str) -> Iterator[Problem]:
+def _named(check: schema.Check | schema.GateBase, path: str) -> Iterator[Problem]:
     if not check.name.strip() or not check.name.isprintable():
         yield Problem(
             f"{path}.name",
@@ -235,6 +242,59 @@ def _file(check: schema.FileCheck, path: str) -> Iterator[Problem]:
     yield from _absolute(check.path, f"{path}.path")
 
 
+def _safe_switch(section: schema.SafeSwitch, path: str) -> Iterator[Problem]:
+    yield from _absolute(section.profile, f"{path}.profile")
+    seen: set[str] = set()
+    for index, gate in enumerate(section.gates):
+        if gate.name in seen:
+            yield Problem(
+                f"{path}.gates[{index}].name",
+                f"is {gate.name[:64]!a}, the name of an earlier gate",
+                "give each gate a name of its own",
+            )
+        seen.add(gate.name)
+
+
+def _check_gate(gate: schema.CheckGate, path: str) -> Iterator[Problem]:
+    yield from within(schema.as_check(gate), path)
+
+
+def _unit_gate(gate: schema.UnitGate, path: str) -> Iterator[Problem]:
+    yield from _named(gate, path)
+    if len(gate.unit) > _UNIT_MAX or not _ANY_UNIT.fullmatch(gate.unit):
+        yield Problem(
+            f"{path}.unit",
+            f"is {gate.unit[:64]!a}, which is no name of a unit",
+            "write it with its suffix, such as sshd.service or network-online.target",
+        )
+
+
+def _network_gate(gate: schema.NetworkGate, path: str) -> Iterator[Problem]:
+    yield from _named(gate, path)
+    asks = (gate.interface, gate.default_route, gate.gateway, gate.addresses, gate.sshd)
+    if not any(asks):
+        yield Problem(
+            path,
+            "is a network gate with nothing to look at",
+            "set interface, defaultRoute, gateway, addresses or sshd, or remove the gate",
+        )
+    if gate.interface is not None and not _INTERFACE.fullmatch(gate.interface):
+        yield Problem(
+            f"{path}.interface",
+            f"is {gate.interface[:64]!a}, which is no name of an interface",
+            "write one that `ip link` lists, or null for any",
+        )
+    for index, address in enumerate(gate.addresses):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            yield Problem(
+                f"{path}.addresses[{index}]",
+                f"is {address[:64]!a}, which is no IP address",
+                "write the address alone, without a prefix length",
+            )
+
+
 def _is_http(url: str) -> bool:
     if any(character.isspace() or not character.isprintable() for character in url):
         return False
@@ -303,7 +363,13 @@ _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {
     schema.LogCheck: _log,
     schema.MemoryCheck: _named,
     schema.FileCheck: _file,
-    schema.SafeSwitch: lambda section, path: _absolute(section.profile, f"{path}.profile"),
+    schema.SafeSwitch: _safe_switch,
+    schema.HttpGate: _check_gate,
+    schema.TcpGate: _check_gate,
+    schema.ListenGate: _check_gate,
+    schema.CommandGate: _check_gate,
+    schema.UnitGate: _unit_gate,
+    schema.NetworkGate: _network_gate,
     schema.Ignore: _ignore,
     schema.LedgerConfig: _ledger,
 }

@@ -145,6 +145,85 @@ class FileCheck(Check, frozen=True, kw_only=True, tag="file"):
 HealthCheck = HttpCheck | TcpCheck | ListenCheck | CommandCheck | LogCheck | MemoryCheck | FileCheck
 
 
+class GateBase(Section, frozen=True, kw_only=True, tag_field="type"):
+    """What every gate has: something on the host that must hold while a deployment is judged.
+
+    A type that health checks have too has their options; but a gate has neither purpose nor grace.
+    """
+
+    name: str
+    interval_sec: IntervalSeconds = 3.0
+    timeout_sec: PositiveSeconds = 2.0
+    failure_threshold: Count = 3
+
+
+class HttpGate(GateBase, frozen=True, kw_only=True, tag="http"):
+    """What HttpCheck is for an agent."""
+
+    url: str
+    expect_status: Annotated[int, Meta(ge=100, le=599)] = 200
+    body_contains: str | None = None
+    body_matches: str | None = None
+    ca_file: str | None = None
+    insecure: bool = False
+
+
+class TcpGate(GateBase, frozen=True, kw_only=True, tag="tcp"):
+    """What TcpCheck is for an agent."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class ListenGate(GateBase, frozen=True, kw_only=True, tag="listen"):
+    """What ListenCheck is for an agent."""
+
+    host: str | None = None
+    port: Port
+
+
+class CommandGate(GateBase, frozen=True, kw_only=True, tag="command"):
+    """What CommandCheck is for an agent."""
+
+    command: tuple[str, ...]
+
+
+class UnitGate(GateBase, frozen=True, kw_only=True, tag="unit"):
+    """The systemd unit `unit`, of any type, is active."""
+
+    unit: str
+
+
+class NetworkGate(GateBase, frozen=True, kw_only=True, tag="network"):
+    """The host can still be reached, as the kernel has it (rtnetlink(7)).
+
+    `interface` is up, and the rest is looked for on it; null stands for any. `default_route`:
+    there is one. `gateway`: that of one answers (ARP, NDP). `addresses` are assigned. `sshd`:
+    something listens on this TCP port.
+    """
+
+    interface: str | None = None
+    default_route: bool = False
+    gateway: bool = False
+    addresses: tuple[str, ...] = ()
+    sshd: Port | None = None
+
+
+Gate = HttpGate | TcpGate | ListenGate | CommandGate | UnitGate | NetworkGate
+CheckGate = HttpGate | TcpGate | ListenGate | CommandGate
+
+
+def as_check(gate: CheckGate) -> HttpCheck | TcpCheck | ListenCheck | CommandCheck:
+    """Return the health check that looks at the same."""
+    kinds: dict[type[GateBase], type[HttpCheck | TcpCheck | ListenCheck | CommandCheck]] = {
+        HttpGate: HttpCheck,
+        TcpGate: TcpCheck,
+        ListenGate: ListenCheck,
+        CommandGate: CommandCheck,
+    }
+    return kinds[type(gate)](**msgspec.structs.asdict(gate))
+
+
 class Agent(Section, frozen=True, kw_only=True):
     """One supervised systemd service."""
 
@@ -178,6 +257,7 @@ class SafeSwitch(Section, frozen=True, kw_only=True):
     condemned: Literal["warn", "zero-tolerance", "rollback"] = "zero-tolerance"
     max_rollbacks_per_day: Annotated[int, Meta(ge=1, le=1000)] = 3
     keep: Annotated[int, Meta(ge=1, le=1000)] = 5
+    gates: tuple[Gate, ...] = ()
 
 
 class Ignore(Section, frozen=True, kw_only=True):

@@ -80,6 +80,22 @@ RIGHT: dict[str, Any] = {
         "condemned": "warn",
         "maxRollbacksPerDay": 2,
         "keep": 7,
+        "gates": [
+            {"name": "front", "type": "http", "url": "https://localhost/", "caFile": "/etc/ca.pem"},
+            {"name": "port", "type": "tcp", "port": 443, "failureThreshold": 1},
+            {"name": "bound", "type": "listen", "port": 80, "host": "::1"},
+            {"name": "own", "type": "command", "command": ["/bin/true"], "timeoutSec": 30},
+            {"name": "mounted", "type": "unit", "unit": r"mnt-a\x2db.mount"},
+            {
+                "name": "net",
+                "type": "network",
+                "interface": "eth0",
+                "defaultRoute": True,
+                "gateway": True,
+                "addresses": ["192.0.2.1", "2001:db8::1"],
+                "sshd": 22,
+            },
+        ],
     },
     "drift": {
         "enable": True,
@@ -90,6 +106,7 @@ RIGHT: dict[str, Any] = {
 }
 
 CHECKS = "agents/worker/health"
+GATES = "safeSwitch/gates"
 RULE_PATH, RULE = "agents/worker/restart/rules/0", "agents.worker.restart.rules[0]"
 
 
@@ -256,6 +273,21 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("safeSwitch/condemned", "ignore", "safeSwitch.condemned"),
         ("safeSwitch/maxRollbacksPerDay", 0, "safeSwitch.maxRollbacksPerDay"),
         ("safeSwitch/keep", 0, "safeSwitch.keep"),
+        (f"{GATES}/0/type", "log", "safeSwitch.gates[0].type"),
+        (f"{GATES}/0/url", "https://", "safeSwitch.gates[0].url"),
+        (f"{GATES}/0/purpose", "liveness", "safeSwitch.gates[0].purpose"),
+        (f"{GATES}/0", {"name": "a", "type": "http"}, "safeSwitch.gates[0].url"),
+        (f"{GATES}/1/name", "front", "safeSwitch.gates[1].name"),
+        (f"{GATES}/1/name", " ", "safeSwitch.gates[1].name"),
+        (f"{GATES}/2/host", "localhost", "safeSwitch.gates[2].host"),
+        (f"{GATES}/3/command", [], "safeSwitch.gates[3].command"),
+        (f"{GATES}/4/unit", "sshd", "safeSwitch.gates[4].unit"),
+        (f"{GATES}/4/unit", "a@.service", "safeSwitch.gates[4].unit"),
+        (f"{GATES}/5", {"name": "a", "type": "network"}, "safeSwitch.gates[5]"),
+        (f"{GATES}/5/interface", "eth 0", "safeSwitch.gates[5].interface"),
+        (f"{GATES}/5/interface", "sixteen-letters-", "safeSwitch.gates[5].interface"),
+        (f"{GATES}/5/addresses", ["192.0.2.1/24"], "safeSwitch.gates[5].addresses[0]"),
+        (f"{GATES}/5/sshd", 0, "safeSwitch.gates[5].sshd"),
         ("drift/intervalSec", 0, "drift.intervalSec"),
         ("drift/ignore/0/reason", "\t", "drift.ignore[0].reason"),
         ("drift/ignore/0", {"path": "/x"}, "drift.ignore[0].reason"),

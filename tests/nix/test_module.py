@@ -134,6 +134,13 @@ def restart(options: str) -> str:
     return agent(f"{{ restart = {options}; }}")
 
 
+GATE = "safeSwitch.gates.[0]"
+
+
+def gate(options: str) -> str:
+    return f'{{ safeSwitch.gates = [ {{ name = "g"; {options} }} ]; }}'
+
+
 def check(options: str) -> str:
     return agent(f'{{ health = [ ({{ name = "web"; type = "tcp"; }} // {options}) ]; }}')
 
@@ -233,6 +240,21 @@ def check(options: str) -> str:
         ),
         ("{ }", "safeSwitch.enable", "no agent"),
         ("{ safeSwitch.probationSec = 0; }", "safeSwitch.probationSec", "positive"),
+        (gate('type = "network";'), f"{GATE} (g)", "nothing to look at"),
+        (gate('type = "network"; addresses = [ ]; gateway = false;'), f"{GATE} (g)", "nothing to"),
+        (gate('type = "network"; sshd = 0;'), "sshd", "1 and 65535"),
+        (gate('type = "command";'), f"{GATE} (g)", "no command"),
+        (gate('type = "command"; command = [ ];'), ".command' is not", "non-empty"),
+        (gate('type = "unit"; unit = "sshd";'), f"{GATE} (g).unit", '"sshd"'),
+        (gate('type = "unit"; unit = "a.service"; port = 1;'), f"{GATE} (g)", "also sets port"),
+        (gate('type = "tcp"; port = 1; sshd = 22;'), f"{GATE} (g)", "also sets sshd"),
+        (gate('type = "log";'), ".type' is not", "one of"),
+        (
+            '{ safeSwitch.gates = map (unit: { name = "g"; type = "unit"; inherit unit; }) '
+            '[ "a.service" "b.service" ]; }',
+            "safeSwitch.gates",
+            "g g",
+        ),
         ("{ safeSwitch.probationSec = -5; }", "safeSwitch.probationSec", "positive"),
         (
             '{ drift.ignore = [ { path = "/x"; reason = " "; } ]; }',

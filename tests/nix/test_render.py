@@ -12,14 +12,20 @@ from healer.config import (
     Agent,
     AgentEscalation,
     CommandCheck,
+    CommandGate,
     Config,
     Escalation,
     FileCheck,
     HttpCheck,
+    HttpGate,
     ListenCheck,
+    ListenGate,
     LogCheck,
     MemoryCheck,
+    NetworkGate,
     TcpCheck,
+    TcpGate,
+    UnitGate,
     load,
 )
 from healer.config.schema import CrashLoop, Drift, LedgerConfig, Restart, Rule, SafeSwitch
@@ -79,6 +85,14 @@ EVERYTHING = """{
   };
   agents.odd = { adopt = true; unit = "foo\\\\x2dbar@1.service"; };
   escalation = { reboot = true; maxRebootsPerDay = 2; };
+  safeSwitch.gates = [
+    { name = "front"; type = "http"; url = "https://a/"; insecure = true; }
+    { name = "port"; type = "tcp"; port = 443; failureThreshold = 1; }
+    { name = "bound"; type = "listen"; port = 80; }
+    { name = "own"; type = "command"; command = [ "/bin/true" ]; timeoutSec = 30; }
+    { name = "proxy"; type = "unit"; unit = "nginx.service"; intervalSec = 0.5; }
+    { name = "net"; type = "network"; gateway = true; addresses = [ "::1" ]; sshd = 22; }
+  ];
   drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
 }"""
 
@@ -292,6 +306,14 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
         MemoryCheck(name="memory", max_bytes=1_000_000),
         FileCheck(name="fresh", path="/run/x", max_age_sec=30),
     )
+    assert config.safe_switch.gates == (
+        HttpGate(name="front", url="https://a/", insecure=True),
+        TcpGate(name="port", port=443, failure_threshold=1),
+        ListenGate(name="bound", port=80),
+        CommandGate(name="own", command=("/bin/true",), timeout_sec=30),
+        UnitGate(name="proxy", unit="nginx.service", interval_sec=0.5),
+        NetworkGate(name="net", gateway=True, addresses=("::1",), sshd=22),
+    )
 
 
 def test_services_are_named_by_their_units(everything: Any) -> None:
@@ -318,6 +340,10 @@ def test_exponential_begins_with_a_delay_that_can_grow() -> None:
         ),
         ("{ agents.a = { }; }", "services.healer.agents.a.command is missing"),
         ("{ drift.interval = 1; }", "services.healer.drift: there is no option `interval'"),
+        (
+            "{ safeSwitch.gates = [ { purpose = 1; } ]; }",
+            "services.healer.safeSwitch.gates: there is no option `purpose'",
+        ),
     ],
 )
 def test_a_declaration_that_cannot_be_completed_is_refused(declaration: str, path: str) -> None:
@@ -353,6 +379,10 @@ def test_python_and_nix_have_the_same_defaults() -> None:
         assert http[key] == nix["health"][key]
     assert http["expectStatus"] == nix["healthExpectStatus"]
     assert tcp["host"] == nix["healthHost"]
+    gate = camel(TcpGate(name="a", port=1))
+    assert {key: value for key, value in nix["gate"].items() if value is not None} == {
+        key: gate[key] for key in {*gate} - {"type", "name", "host", "port"}
+    }
     config = Config(version=1)
     assert (config.state_dir, config.runtime_dir) == (nix["stateDir"], nix["runtimeDir"])
     assert str(holds.LASTING.parent) == nix["helperDir"]

@@ -31,6 +31,7 @@ from healer.host.inotify import Watches
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
+from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.ends import Ends
 from healer.watchdog.probing import Prober
@@ -70,6 +71,7 @@ class Daemon:
             self._leave,
         )
         self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
+        self._gates = GateProber(self._decisions, self._units.active_state_of, self._record)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
@@ -106,6 +108,7 @@ class Daemon:
                     self._units.keep_connected(),
                     self._look_again_and_again(),
                     self._prober.run(),
+                    self._gates.run(),
                     self._drift.run(),
                     control.serve(self._runtime_dir / control.NAME, self._actor.ask),
                 )

@@ -142,8 +142,9 @@ class Decisions:
         # Each agent is asked after here, and most of a host's life nobody needs to know.
         asked = self.deployment.under_observation
         unready = dict(self._unready(units, now)) if asked else {}
-        facts = Facts(systems, unready, environment=environment)
         config = self.config
+        gates = [gate.name for gate in config.safe_switch.gates]
+        facts = Facts(systems, unready, gates, environment)
         return self._apply(
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )

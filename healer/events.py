@@ -7,6 +7,7 @@ boot.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +141,29 @@ class Changes:
 
     agents: Mapping[str, str]
     shared: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address that can be used, and the interface it is assigned to."""
+
+    interface: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A default route; ``answers`` says whether its gateway answers to ARP or NDP."""
+
+    interface: str
+    gateway: str | None
+    answers: Literal["yes", "no", "unknown"] = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The host's network at one moment; ``up`` are the interfaces that can carry packets."""
+
+    up: frozenset[str] = frozenset()
+    addresses: tuple[Address, ...] = ()
+    default_routes: tuple[DefaultRoute, ...] = ()

@@ -163,4 +163,12 @@ def _deployment(
         probation_left_s=None if left_ms is None else left_ms // 1000,
         switching=systems.switching,
         safe_switch=f"off: {safe_switch_off}" if safe_switch_off else "on",
+        gates={
+            gate.name: "passed"
+            if gate.name in known.passed
+            else "failed"
+            if gate.name in known.failing
+            else "unknown"
+            for gate in decisions.config.safe_switch.gates
+        },
     )

@@ -42,7 +42,10 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The running system; ``safe_switch`` is ``on`` or ``off: reason``."""
+    """The running system; ``safe_switch`` is ``on`` or ``off: reason``.
+
+    ``gates`` says how each stands, or stood when its probation ended.
+    """
 
     toplevel: str | None
     generation: int | None
@@ -51,6 +54,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     probation_left_s: int | None
     switching: bool
     safe_switch: str
+    gates: dict[str, Literal["passed", "failed", "unknown"]] = {}
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

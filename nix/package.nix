@@ -21,6 +21,7 @@ python3Packages.buildPythonApplication {
     python3Packages.h11
     python3Packages.inotify-simple
     python3Packages.msgspec
+    python3Packages.pyroute2
     python3Packages.pyyaml
     python3Packages.sdbus
     python3Packages.systemd-python

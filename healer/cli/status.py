@@ -20,7 +20,8 @@ _EXIT_CODES = """\
 exit codes:
   0  all is well
   1  degraded: an agent is down, held back, failing a health check or not yet recovered
-     from a crash, something has drifted, or the ledger cannot be written
+     from a crash, the deployment fails a gate, something has drifted, or the ledger cannot be
+     written
   3  the daemon is not running (as systemctl status)
 """
 
@@ -91,6 +92,9 @@ def _problems(status: "Status") -> Iterator[str]:
             yield f"agent {name} fails its health check {', '.join(sorted(failing))}"
         if agent.incident is not None:
             yield f"agent {name} has an open incident: healer incident {agent.incident}"
+    failed = [gate for gate, state in status.deployment.gates.items() if state == "failed"]
+    if failed:
+        yield f"the deployment fails its gate {', '.join(sorted(failed))}: healer safeswitch status"
     if status.drift:
         yield f"drift: {len(status.drift)} not as declared: healer incidents --open"
     if not status.ledger.ok:
@@ -196,6 +200,9 @@ def _deployment(status: "Status") -> Iterator[str]:
         yield from _field("", "a switch-to-configuration is under way")
     if deployment.known_good != deployment.toplevel:
         yield from _field("known-good", toplevel(deployment.known_good))
+    if deployment.gates:
+        states = [f"{gate} {state}" for gate, state in sorted(deployment.gates.items())]
+        yield from _field("gates", ", ".join(states))
     yield from _field("SafeSwitch", deployment.safe_switch)
 
 

@@ -87,6 +87,12 @@ class SystemBus:
         listed = await self._call(_MANAGER_PATH, _MANAGER, "ListUnitsByNames", "as", sorted(units))
         return {name: sub for name, _, _, _, sub, *_ in listed}
 
+    async def active_state(self, unit: str) -> str | None:
+        """Return the ActiveState of a unit of any type; None when systemd knows no such unit."""
+        listed = await self._call(_MANAGER_PATH, _MANAGER, "ListUnitsByNames", "as", [unit])
+        ((_, _, load_state, active_state, *_),) = listed
+        return None if load_state == "not-found" else str(active_state)
+
     async def unit_state(self, unit: str) -> UnitState | None:
         """Return a unit's state now; None when systemd knows no such unit."""
         path = unit_path(unit)

@@ -119,6 +119,10 @@ class Units:
         """Ask for the state of any unit now; raises HostUnavailableError."""
         return await self._bus.unit_state(unit)
 
+    async def active_state_of(self, unit: str) -> str | None:
+        """Ask for the ActiveState of a unit of any type now; raises HostUnavailableError."""
+        return await self._bus.active_state(unit)
+
     def mark(self, unit: str) -> None:
         """Have the next ``refresh`` ask for this unit, one of whose ends was recorded."""
         self._dirty.add(unit)

@@ -41,8 +41,8 @@ PACKAGES = (
     "systemd-coredump",
     "systemd-sysv",
 )
-# Not in Debian.
-WHEELS = ("inotify_simple==2.0.1",)
+# Not in Debian, or not new enough there.
+WHEELS = ("inotify_simple==2.0.1", "pyroute2==0.9.7")
 DISK_SIZE = "6G"
 MACHINE_ID = "6865616c6572000000006d616368696e"
 

@@ -15,6 +15,7 @@ let
     # Statically linked: it runs as root with the environment of the unit, and a dynamic linker
     # would obey the LD_PRELOAD= of an EnvironmentFile=. It starts faster, too.
     shell = "${pkgs.busybox-sandbox-shell}/bin/sh";
+    systemd = "${config.systemd.package}/bin";
   };
 
   configFile = pkgs.writeText "healer-config.yaml" rendered.configText;

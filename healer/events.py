@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+AnswerKind = Literal["restart", "delay", "backoff", "stop", "escalate", "rollback"]
+"""What a restart policy answers to an end: the next run at once, after a pause or after a growing
+one, no next run, healer's next step, or the rollback of the deployment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -28,6 +32,11 @@ class Ended:
     ``$EXIT_STATUS``: the status is a number when the process exited, a signal name without SIG
     when it was killed, and empty when no process was started. ``source`` says where healer learnt
     of it: the stamp written by PID 1, or, where that is missing, the journal.
+
+    The rest only a stamp knows. ``in_a_row`` counts the crashes up to this one, none of them after
+    a stable run. ``answer`` is the restart rule that PID 1 found, if there are any that systemd has
+    no setting for, ``delay_ms`` the pause after which a timer of PID 1's starts the next run, and
+    ``asked`` whether somebody asked for this end, where the stamp had to know.
     """
 
     unit: str
@@ -41,6 +50,10 @@ class Ended:
     toplevel: str | None
     memory: Memory | None
     source: str
+    in_a_row: int | None = None
+    answer: AnswerKind | None = None
+    delay_ms: int | None = None
+    asked: bool | None = None
 
     @property
     def identity(self) -> tuple[str, str, str]:

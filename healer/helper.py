@@ -140,6 +140,8 @@ def _kill(config: Config, intent: Entry) -> Reply:
     restart job would reset systemd's restart counter, and with it the backoff.
     """
     unit, invocation = _agent_unit(config, intent), intent.data["invocation"]
+    if _invocation(unit) == invocation:
+        stamps.mark_unhealthy(Path(config.runtime_dir) / "stamps", unit, invocation)
     for signal, wait_sec in (("SIGABRT", _KILL_GRACE_SEC), ("SIGKILL", _KILL_GRACE_SEC)):
         if _invocation(unit) != invocation:
             return Reply(True, f"invocation {invocation} of {unit} is gone")

@@ -24,8 +24,8 @@ let
         - `immediate`: at once.
         - `exponential`: after {option}`delaySec`, which grows over {option}`steps` restarts to
           {option}`maxDelaySec`.
-        - `conditional`: as {option}`rules` say for the exit code or signal, and as
-          {option}`otherwise` says for the rest, after {option}`delaySec`.
+        - `conditional`: as the first of {option}`rules` says that is about the exit code, signal
+          or class, and as {option}`otherwise` says for the rest.
         - `never`: the agent stays down.
       '';
     };
@@ -65,16 +65,29 @@ let
           exitCodes = [ 78 ];
           action = "stop";
         }
+        {
+          classes = [ "oom" ];
+          action = "restart";
+          delaySec = 30;
+        }
       ];
-      description = "What the policy `conditional` does after which exit code or signal.";
+      description = ''
+        What the policy `conditional` does after which exit code, signal or class of crash. The
+        first rule that is about the end counts. All of them hold with healer dead: systemd carries
+        out what it can by its own settings, and a stop command of PID 1's does the rest.
+      '';
     };
     otherwise = mkOption {
       type = types.enum [
         "restart"
+        "backoff"
         "stop"
       ];
       default = defaults.restart.otherwise;
-      description = "What the policy `conditional` does where no rule says anything.";
+      description = ''
+        What the policy `conditional` does where no rule says anything: restart after
+        {option}`delaySec`, after a delay that grows as with `exponential`, or not at all.
+      '';
     };
   };
 
@@ -91,13 +104,52 @@ let
       example = [ "SIGABRT" ];
       description = "Signals that the rule is about, by their names in {manpage}`signal(7)`.";
     };
+    classes = mkOption {
+      type = types.listOf (
+        types.enum [
+          "oom"
+          "watchdog"
+          "core-dump"
+          "timeout"
+          "health"
+        ]
+      );
+      default = defaults.rule.classes;
+      example = [ "oom" ];
+      description = ''
+        Classes of crash that the rule is about: killed because memory ran out, a missed
+        {option}`watchdogSec`, a core dump, a start or stop that took too long, killed because a
+        health check failed.
+      '';
+    };
     action = mkOption {
       type = types.enum [
         "restart"
+        "backoff"
         "stop"
+        "escalate"
+        "rollback"
       ];
       default = defaults.rule.action;
-      description = "Whether such an exit is followed by a restart, or the agent stays down.";
+      description = ''
+        What follows such an end.
+
+        - `restart`: the next run, after {option}`delaySec`.
+        - `backoff`: the next run, after a delay that grows from {option}`restart.delaySec` (or
+          0.1 s, if that is 0) to {option}`restart.maxDelaySec` with each crash in a row. A run of
+          {option}`stableSec` begins it anew.
+        - `stop`: the agent stays down.
+        - `escalate`: as {option}`otherwise`, and healer takes its next step at once.
+        - `rollback`: as {option}`otherwise`, and the crash-loop budget is spent at once: if the
+          running deployment is in its probation, it is rolled back.
+      '';
+    };
+    delaySec = mkOption {
+      type = types.nullOr seconds;
+      default = defaults.rule.delaySec;
+      defaultText = lib.literalMD "{option}`restart.delaySec`";
+      example = 30;
+      description = "Seconds before the restart, with the action `restart`.";
     };
   };
 

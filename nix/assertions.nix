@@ -71,9 +71,9 @@ let
       (refuse (agent.adopt && lib.remove "command" ignored != [ ]) option
         "has adopt = true and also sets ${toString (lib.remove "command" ignored)}: set this where ${unit} is declared."
       )
-      (refuse (builtins.match unitPattern unit == null || builtins.stringLength unit > 255)
+      (refuse (builtins.match unitPattern unit == null || builtins.stringLength unit > 230)
         "${option}.unit"
-        "is ${show unit}: write the name of a service that ends in .service (an instance, not a template), escaped as by systemd-escape(1)."
+        "is ${show unit}: write the name of a service that ends in .service (an instance, not a template), of at most 230 characters, escaped as by systemd-escape(1)."
       )
       (refuse (
         unit == "healer.service" || lib.hasPrefix "healer-helper@" unit
@@ -114,12 +114,27 @@ let
       inherit (agent) restart;
       delaySec =
         if restart.delaySec == null then defaults.restartDelaySec.${restart.policy} else restart.delaySec;
-      statuses =
-        action:
-        lib.concatMap (rule: rule.exitCodes ++ rule.signals) (
-          builtins.filter (rule: rule.action == action) restart.rules
-        );
-      both = lib.unique (lib.intersectLists (statuses "restart") (statuses "stop"));
+      backsOff =
+        restart.policy == "exponential"
+        || builtins.elem "backoff" ([ restart.otherwise ] ++ map (rule: rule.action) restart.rules);
+      # Each end that a rule is about, with the rule's answer.
+      answers = lib.concatMap (
+        rule:
+        map (end: {
+          inherit end;
+          answer = "${rule.action}${lib.optionalString (rule.delaySec != null) " after ${show rule.delaySec} s"}";
+        }) (map toString rule.exitCodes ++ rule.signals ++ rule.classes)
+      ) restart.rules;
+      both = lib.unique (
+        map (one: one.end) (
+          builtins.filter (
+            one: builtins.any (other: other.end == one.end && other.answer != one.answer) answers
+          ) answers
+        )
+      );
+      delayed = builtins.filter (
+        rule: rule.delaySec != null && rule.action != "restart"
+      ) restart.rules;
     in
     [
       (refuse (restart.policy == "immediate" && delaySec != 0) "${option}.delaySec"
@@ -128,7 +143,7 @@ let
       (refuse (restart.policy == "exponential" && delaySec < 0.001) "${option}.delaySec"
         "is ${show delaySec}, and a delay that starts at 0 cannot grow: write at least 0.001, or choose the policy immediate."
       )
-      (refuse (restart.policy == "exponential" && delaySec > restart.maxDelaySec) "${option}.delaySec"
+      (refuse (backsOff && delaySec > restart.maxDelaySec) "${option}.delaySec"
         "is ${show delaySec}, more than maxDelaySec (${show restart.maxDelaySec}): lower delaySec or raise maxDelaySec."
       )
       (refuse (restart.policy == "conditional" && restart.rules == [ ]) "${option}.rules"
@@ -137,13 +152,24 @@ let
       (refuse (restart.policy != "conditional" && restart.rules != [ ]) "${option}.rules"
         "has rules, but the policy is ${restart.policy}: choose the policy conditional, or remove the rules."
       )
-      (refuse (builtins.any (rule: rule.exitCodes == [ ] && rule.signals == [ ]) restart.rules)
+      (refuse
+        (builtins.any (rule: rule.exitCodes ++ rule.signals ++ rule.classes == [ ]) restart.rules)
         "${option}.rules"
-        "has a rule with neither exitCodes nor signals: add one of them, or remove the rule."
+        "has a rule with neither exitCodes nor signals nor classes: add one of them, or remove the rule."
       )
-      (refuse (
-        both != [ ]
-      ) "${option}.rules" "has both a restart and a stop rule for ${toString both}: keep one of the two.")
+      (refuse (delayed != [ ]) "${option}.rules"
+        "has a delaySec (${toString (map (rule: rule.delaySec) delayed)}) with the action ${
+          toString (map (rule: rule.action) delayed)
+        }: remove it, or write the action restart."
+      )
+      (refuse (both != [ ]) "${option}.rules"
+        "has different answers for ${toString both}: keep one of them."
+      )
+      (refuse
+        (!cfg.safeSwitch.enable && builtins.any (rule: rule.action == "rollback") restart.rules)
+        "${option}.rules"
+        "has the action rollback, but services.healer.safeSwitch.enable is false: write another action, or set it to true."
+      )
       (refuse (
         agent.serviceConfig.Type or null == "oneshot" && restart.on == "always" && restart.policy != "never"
       ) "${option}.on" "is always, which systemd refuses for Type=oneshot: write failure.")

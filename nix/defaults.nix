@@ -50,10 +50,15 @@
     never = 0;
   };
 
+  # What a backoff begins with where restart.delaySec is 0: a delay of 0 cannot grow.
+  backoffSec = 0.1;
+
   rule = {
     exitCodes = [ ];
     signals = [ ];
+    classes = [ ];
     action = "stop";
+    delaySec = null; # null: restart.delaySec
   };
 
   crashLoop = {

@@ -12,6 +12,10 @@
   shell ? "/bin/sh",
   startStamp ? "${./stamp-start.sh}",
   stopStamp ? "${./stamp-stop.sh}",
+  stampRules ? "${./stamp-rules.sh}",
+  restartLater ? "${./restart-later.sh}",
+  # The directory of systemctl and systemd-run, for the stop stamp of an agent with rules.
+  systemd ? "/usr/bin",
 }:
 let
   inherit (builtins)
@@ -32,26 +36,18 @@ let
     ;
 
   defaults = import ./defaults.nix;
+  inherit (import ./restart.nix)
+    adoptedRestartConfig
+    delayOf
+    duration
+    milliseconds
+    restartConfig
+    rulesOf
+    ;
   configFile = "/etc/healer/config.yaml";
 
   optional = condition: set: if condition then set else { };
   toList = value: if isList value then value else [ value ];
-
-  # Seconds, as systemd.time(7) writes them without a fraction: 0, 5 -> "5s", 0.1 -> "100ms".
-  duration =
-    seconds:
-    let
-      us = floor (seconds * 1000000 + 0.5);
-      divides = unit: us - (us / unit) * unit == 0;
-    in
-    if us == 0 then
-      "0"
-    else if divides 1000000 then
-      "${toString (us / 1000000)}s"
-    else if divides 1000 then
-      "${toString (us / 1000)}ms"
-    else
-      "${toString us}us";
 
   # One argument of systemd.service(5)'s command lines: quoted, and safe from % and $ expansion.
   quote = argument: replaceStrings [ "%" "$" ] [ "%%" "$$" ] (toJSON (toString argument));
@@ -66,73 +62,27 @@ let
     in
     substring 0 (stringLength unit - stringLength ".service") unit;
 
-  delayOf =
-    restart:
-    if restart.delaySec == null then defaults.restartDelaySec.${restart.policy} else restart.delaySec;
-
-  statuses =
-    action: restart:
-    concatStringsSep " " (
-      concatMap (rule: map toString rule.exitCodes ++ rule.signals) (
-        filter (rule: rule.action == action) restart.rules
-      )
-    );
-
-  # The restart policy in systemd's own terms, so that it holds with healer dead.
-  restartConfig =
-    restart:
+  # What PID 1 runs after each start and each end, as root whatever the agent's user is.
+  stamps =
+    agent:
     let
-      prevented = statuses "stop" restart;
-      forced = statuses "restart" restart;
-      onExit = if restart.on == "always" then "always" else "on-failure";
+      extra = agent.serviceConfig;
+      rules = rulesOf agent.restart;
+      carryOut = [
+        stampRules
+        systemd
+        "${shell} ${restartLater}"
+      ]
+      ++ rules;
+      stop = [
+        "+${shell} ${stopStamp} %n ${milliseconds agent.stableSec}"
+      ]
+      ++ (if rules == [ ] then [ ] else map quote carryOut);
     in
     {
-      immediate = {
-        Restart = onExit;
-        RestartSec = 0;
-      };
-      exponential = {
-        Restart = onExit;
-        RestartSec = duration (delayOf restart);
-        RestartSteps = restart.steps;
-        RestartMaxDelaySec = duration restart.maxDelaySec;
-      };
-      conditional = {
-        Restart = if restart.otherwise == "stop" then "no" else onExit;
-        RestartSec = duration (delayOf restart);
-      }
-      // optional (prevented != "") { RestartPreventExitStatus = prevented; }
-      // optional (forced != "") { RestartForceExitStatus = forced; };
-      never = {
-        Restart = "no";
-      };
-    }
-    .${restart.policy};
-
-  # An adopted unit brings restart settings of its own: each one is set, or set back.
-  adoptedRestartConfig =
-    restart:
-    let
-      wanted = restartConfig restart;
-      # An empty assignment clears the list that the unit came with.
-      cleared = status: [ "" ] ++ (if status == null then [ ] else [ status ]);
-    in
-    {
-      RestartSec = 0;
-      RestartSteps = 0;
-      RestartMaxDelaySec = "infinity";
-      RestartMode = "normal";
-    }
-    // wanted
-    // {
-      RestartPreventExitStatus = cleared (wanted.RestartPreventExitStatus or null);
-      RestartForceExitStatus = cleared (wanted.RestartForceExitStatus or null);
+      ExecStartPost = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
+      ExecStopPost = [ (concatStringsSep " " stop) ] ++ toList (extra.ExecStopPost or [ ]);
     };
-
-  stamps = extra: {
-    ExecStartPost = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
-    ExecStopPost = [ "+${shell} ${stopStamp} %n" ] ++ toList (extra.ExecStopPost or [ ]);
-  };
 
   # The heartbeat is systemd's own watchdog, so that it beats with healer dead.
   heartbeat =
@@ -177,7 +127,7 @@ let
             NotifyAccess = "all";
           }
       // agent.serviceConfig
-      // stamps agent.serviceConfig
+      // stamps agent
       // heartbeat agent
       // restartConfig agent.restart;
     adopted = false;
@@ -191,7 +141,7 @@ let
     unitConfig = supervisedUnitConfig;
     serviceConfig =
       agent.serviceConfig
-      // stamps agent.serviceConfig
+      // stamps agent
       // heartbeat agent
       // adoptedRestartConfig agent.restart;
     adopted = true;
@@ -388,7 +338,15 @@ let
         otherwise
         ;
       delaySec = delayOf agent.restart;
-      rules = map (rule: { inherit (rule) exitCodes signals action; }) agent.restart.rules;
+      rules = map (rule: {
+        inherit (rule)
+          exitCodes
+          signals
+          classes
+          action
+          delaySec
+          ;
+      }) agent.restart.rules;
     };
     crashLoop = {
       inherit (agent.crashLoop) maxCrashes windowSec earlyDeathSec;
@@ -456,5 +414,6 @@ in
     "d ${defaults.runtimeDir} 1775 root healer -"
     "d ${defaults.runtimeDir}/stamps 0755 root root -"
     "d ${defaults.runtimeDir}/holds 0755 root root -"
+    "d ${defaults.runtimeDir}/last 0755 root root -"
   ];
 }

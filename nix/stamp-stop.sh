@@ -1,15 +1,18 @@
-# ExecStopPost=+sh THIS UNIT: how this invocation ended, while its cgroup can still be read.
+# ExecStopPost=+sh THIS UNIT STABLE_MS [RULES SYSTEMD LATER DELAY_MS RULE…]: how this invocation
+# ended, while its cgroup can still be read, and what its restart rules say about that.
 # PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
-unit=$1
+unit=$1 stable_ms=$2
+shift 2
 case $INVOCATION_ID in '' | *[!0-9a-f]*) exit 0 ;; esac
+# Where the agent can write an EnvironmentFile= of its unit, these are what it says there. It may
+# lie about itself in them, but not break a line and begin another field.
+case $SERVICE_RESULT in *[!a-z-]*) SERVICE_RESULT= ;; esac
+case $EXIT_CODE in *[!a-z]*) EXIT_CODE= ;; esac
+case $EXIT_STATUS in *[!A-Z0-9+]*) EXIT_STATUS= ;; esac
+case $EPOCHREALTIME in *[!0-9.]*) EPOCHREALTIME= ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
-# With healer dead and an agent that dies at once, /run must not fill up: behind the first thousand
-# stamps the journal has to serve. Whoever removes stamps removes the count.
-count=0
-if [ -r "$stamps/$unit.count" ]; then read -r count <"$stamps/$unit.count"; fi
-[ "${count:-0}" -lt 1000 ] || exit 0
-echo $((${count:-0} + 1)) >"$stamps/$unit.count"
+last=/run/healer/last/$unit
 boot= peak= current= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id
@@ -35,10 +38,58 @@ if [ -r "$stamp.start" ]; then
     esac
   done <"$stamp.start"
 fi
+
+# The class of the end, as healer/watchdog/classify.py has it; empty where it was clean.
+class=$SERVICE_RESULT
+case $class in
+  success | exec-condition) class= ;;
+  exit-code) if [ -n "$EXIT_CODE" ]; then class=exit; else class=start-failed; fi ;;
+  oom-kill) class=oom ;;
+esac
+if [ "$EXIT_CODE $EXIT_STATUS" = "killed KILL" ] && [ "${oom_kill:-0}" != 0 ]; then class=oom; fi
+# healer's helper killed it because a check failed.
+if [ -e "$stamp.health" ]; then class=health; fi
+
+# How many crashes in a row, none of them after a stable run. The hundredths of a second of
+# /proc/uptime may have a leading zero, which must not make them octal.
+in_a_row=0 runtime_ms=
+if [ -n "$start_uptime" ]; then
+  runtime_ms=$(((${stop_uptime%.*} - ${start_uptime%.*}) * 1000 + (1${stop_uptime#*.} - 1${start_uptime#*.}) * 10))
+fi
+if [ -n "$class" ]; then
+  if [ -r "$last" ] && [ "${runtime_ms:-0}" -lt "$stable_ms" ]; then
+    while IFS='=' read -r key value; do
+      [ "$key" = in_a_row ] && in_a_row=$value
+    done <"$last"
+  fi
+  in_a_row=$((in_a_row + 1))
+fi
+
+answer= delay_ms= asked=
+if [ $# -gt 0 ]; then
+  rules=$1
+  shift
+  . "$rules"
+fi
+
+# With healer dead and an agent that dies at once, /run must not fill up: behind the first thousand
+# stamps the journal has to serve. Whoever removes stamps removes the count.
+count=0
+if [ -r "$stamps/$unit.count" ]; then read -r count <"$stamps/$unit.count"; fi
+if [ "${count:-0}" -lt 1000 ]; then
+  echo $((${count:-0} + 1)) >"$stamps/$unit.count"
+  printf '%s=%s\n' \
+    unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
+    result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
+    start_uptime "$start_uptime" stop_uptime "$stop_uptime" toplevel "$toplevel" \
+    memory_peak "$peak" memory_current "$current" oom_kill "$oom_kill" \
+    memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
+    asked "$asked" end 1 >"$stamp.stop"
+fi
+# What the agent's next run is told of this one, by start-agent.sh.
 printf '%s=%s\n' \
-  unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
-  result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
-  start_uptime "$start_uptime" stop_uptime "$stop_uptime" toplevel "$toplevel" \
-  memory_peak "$peak" memory_current "$current" oom_kill "$oom_kill" \
-  memory_pressure "$pressure" end 1 >"$stamp.stop"
+  invocation "$INVOCATION_ID" class "$class" result "$SERVICE_RESULT" code "$EXIT_CODE" \
+  status "$EXIT_STATUS" time "$EPOCHREALTIME" runtime_ms "$runtime_ms" in_a_row "$in_a_row" \
+  >"$last"
+[ -z "$answer" ] || carry_out
 exit 0

@@ -15,9 +15,10 @@ from healer.config import schema
 from healer.config.problem import Problem, option_path
 
 # systemd.unit(5): a prefix, then `@` and an instance for a template, in these characters; at most
-# 255 of them. A backslash starts an escape (`\x2d`) but is legal wherever it stands.
+# 255 of them, of which healer puts some before the name in units of its own (healer-restart-…). A
+# backslash starts an escape (`\x2d`) but is legal wherever it stands.
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
-_UNIT_MAX = 255
+_UNIT_MAX = 230
 # Any unit that can be active, an instance but no template.
 _ANY_UNIT = re.compile(
     r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?"
@@ -66,8 +67,8 @@ def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
         yield Problem(
             option,
             f"is {unit[:64]!a}, which is no name of a service",
-            "write a unit name that ends in .service (an instance, not a template), escaped as by "
-            "systemd-escape(1)",
+            "write a unit name that ends in .service (an instance, not a template), of at most "
+            f"{_UNIT_MAX} characters, escaped as by systemd-escape(1)",
         )
     elif _OWN_UNIT.fullmatch(unit):
         yield Problem(
@@ -98,7 +99,7 @@ def _restart(restart: schema.Restart, path: str) -> Iterator[Problem]:
             f"is {delay:g}, and a delay that starts at 0 cannot grow",
             f"write at least {_MIN_GROWING_SEC:g}, or choose the policy immediate",
         )
-    if policy == "exponential" and delay > restart.max_delay_sec:
+    if _backs_off(restart) and delay > restart.max_delay_sec:
         yield Problem(
             f"{path}.delaySec",
             f"is {delay:g}, more than maxDelaySec ({restart.max_delay_sec:g})",
@@ -119,22 +120,37 @@ def _restart(restart: schema.Restart, path: str) -> Iterator[Problem]:
     yield from _contradictions(restart, path)
 
 
+def _backs_off(restart: schema.Restart) -> bool:
+    actions = {restart.otherwise, *(rule.action for rule in restart.rules)}
+    return restart.policy == "exponential" or "backoff" in actions
+
+
 def _contradictions(restart: schema.Restart, path: str) -> Iterator[Problem]:
-    actions: dict[int | str, str] = {}
+    answers: dict[int | str, str] = {}
     for index, rule in enumerate(restart.rules):
-        statuses: tuple[int | str, ...] = (*rule.exit_codes, *rule.signals)
-        for status in statuses:
-            if actions.setdefault(status, rule.action) != rule.action:
+        after = "" if rule.delay_sec is None else f" after {rule.delay_sec:g} s"
+        answer = f"{rule.action}{after}"
+        ends: tuple[int | str, ...] = (*rule.exit_codes, *rule.signals, *rule.classes)
+        for end in ends:
+            if answers.setdefault(end, answer) != answer:
                 yield Problem(
                     f"{path}.rules[{index}]",
-                    f"says {rule.action} for {status}, an earlier rule says {actions[status]}",
+                    f"says {answer} for {end}, an earlier rule says {answers[end]}",
                     "keep one of the two",
                 )
 
 
 def _rule(rule: schema.Rule, path: str) -> Iterator[Problem]:
-    if not rule.exit_codes and not rule.signals:
-        yield Problem(path, "has neither exitCodes nor signals", "add one, or remove the rule")
+    if not rule.exit_codes and not rule.signals and not rule.classes:
+        yield Problem(
+            path, "has neither exitCodes nor signals nor classes", "add one, or remove the rule"
+        )
+    if rule.delay_sec is not None and rule.action != "restart":
+        yield Problem(
+            f"{path}.delaySec",
+            f"is {rule.delay_sec:g}, but the action is {rule.action}",
+            "remove it, or write the action restart",
+        )
     for index, name in enumerate(rule.signals):
         if name not in Signals.__members__ and not _REALTIME.fullmatch(name):
             yield Problem(
@@ -349,6 +365,16 @@ def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
             "is true, but safeSwitch.enable is false, so no system is ever known to be good",
             "write false, or enable safeSwitch",
         )
+    for name, agent in config.agents.items():
+        if config.safe_switch.enable:
+            break
+        for index, rule in enumerate(agent.restart.rules):
+            if rule.action == "rollback":
+                yield Problem(
+                    f"{option_path('agents', name)}.restart.rules[{index}].action",
+                    "is rollback, but safeSwitch.enable is false",
+                    "write another action, or set safeSwitch.enable to true",
+                )
 
 
 _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {

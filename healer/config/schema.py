@@ -31,11 +31,16 @@ class Section(
 
 
 class Rule(Section, frozen=True, kw_only=True):
-    """What conditional restarting does with these exit codes and signals (systemd.service(5))."""
+    """What conditional restarting does after these exit codes, signals and classes of crash.
+
+    ``delay_sec`` goes with the action ``restart``; None is the policy's own delay.
+    """
 
     exit_codes: tuple[ExitCode, ...] = ()
     signals: tuple[str, ...] = ()
-    action: Literal["restart", "stop"] = "stop"
+    classes: tuple[Literal["oom", "watchdog", "core-dump", "timeout", "health"], ...] = ()
+    action: Literal["restart", "backoff", "stop", "escalate", "rollback"] = "stop"
+    delay_sec: Seconds | None = None
 
 
 class Restart(Section, frozen=True, kw_only=True):
@@ -47,7 +52,7 @@ class Restart(Section, frozen=True, kw_only=True):
     max_delay_sec: PositiveSeconds = 60.0
     steps: Annotated[int, Meta(ge=1, le=1000)] = 8
     rules: tuple[Rule, ...] = ()
-    otherwise: Literal["restart", "stop"] = "restart"
+    otherwise: Literal["restart", "backoff", "stop"] = "restart"
 
 
 class CrashLoop(Section, frozen=True, kw_only=True):

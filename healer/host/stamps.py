@@ -11,9 +11,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from healer.events import Ended, Memory
+from healer.events import AnswerKind, Ended, Memory
 
+_ANSWERS: dict[str, AnswerKind] = {answer: answer for answer in get_args(AnswerKind)}
 _NAME = re.compile(r"(?P<unit>.+)\.(?P<invocation>[0-9a-f]{32})\.stop")
 
 
@@ -70,9 +72,15 @@ def remove(directory: Path, names: Iterable[str]) -> int:
             raise ValueError(f"{name!r} is not the name of a stop stamp")
         found.append((match["unit"], match["invocation"]))
     for unit, invocation in found:
-        for suffix in (f"{invocation}.stop", f"{invocation}.start", "count"):
+        for suffix in (f"{invocation}.{kind}" for kind in ("stop", "start", "health")):
             (directory / f"{unit}.{suffix}").unlink(missing_ok=True)
+        (directory / f"{unit}.count").unlink(missing_ok=True)
     return len(found)
+
+
+def mark_unhealthy(directory: Path, unit: str, invocation: str) -> None:
+    """Tell the stop stamp that this invocation ends for a failed health check. Needs root."""
+    (directory / f"{unit}.{invocation}.health").touch(mode=0o644)
 
 
 def parse(text: str) -> Ended | None:
@@ -92,6 +100,10 @@ def parse(text: str) -> Ended | None:
         toplevel=fields["toplevel"] or None,
         memory=_memory(fields),
         source="stamp",
+        in_a_row=_integer(fields.get("in_a_row", "")),
+        answer=_ANSWERS.get(fields.get("answer", "")),
+        delay_ms=_integer(fields.get("delay_ms", "")),
+        asked={"0": False, "1": True}.get(fields.get("asked", "")),
     )
 
 

@@ -164,10 +164,21 @@ def _crash(data: Data) -> str:
     runtime = milliseconds(data, "runtime_ms")
     after = f" after {runtime}" if runtime else ""
     restart = {
-        "will-restart": "; systemd restarts it",
-        "will-not-restart": "; its policy is not to restart it",
+        "will-restart": f"; systemd restarts it{_by_rule(data)}",
+        "will-not-restart": f"; its policy is not to restart it{_by_rule(data)}",
     }.get(text(data, "restart"), "")
     return f"{text(data, 'unit')} crashed: {ending(data)}{after}{restart}"
+
+
+def _by_rule(data: Data) -> str:
+    """Say what a restart rule answers to a crash, beyond the plain restart."""
+    pause = milliseconds(data, "restart_delay_ms")
+    return {
+        "delay": f" after {pause}, by a rule",
+        "backoff": f" after a growing delay, now {pause}" if pause else " after a growing delay",
+        "escalate": ", and a rule asks for healer's next step",
+        "rollback": ", and a rule asks for a rollback",
+    }.get(text(data, "answer"), "")
 
 
 def _restarted(data: Data) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from healer.config import Agent
 from healer.events import Context, Ended, Instant, UnitState
 from healer.records import Record
-from healer.watchdog.classify import crash_class, is_crash, will_restart
+from healer.watchdog.classify import crash_class, is_crash
+from healer.watchdog.policy import answer
 
 # How many ended invocations and crashes of one agent are remembered, so that the same end is not
 # recorded twice. The journal can tell again of all that happened since healer was last up.
@@ -19,6 +20,8 @@ _REMEMBERED = 4096
 
 # A restart job passes through "inactive": a unit that is down for this long stays down.
 _SETTLED_MS = 1000
+# A rule's own delay: PID 1's timer has started the next run this soon after it is over.
+_TIMER_MS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,9 @@ def on_ended(
         "toplevel": ended.toplevel,
     }
     health_check = state.failed_check(ended.invocation)
-    if not is_crash(ended, stop_requested=context.stop_requested, health_check=health_check):
-        if context.stop_requested:
+    requested = context.stop_requested if ended.asked is None else ended.asked
+    if not is_crash(ended, stop_requested=requested, health_check=health_check):
+        if requested:
             by = "switch" if context.switching else "request"
             yield Record(now, "agent.stopped", {**common, "by": by}, state.incident)
         else:
@@ -180,7 +184,7 @@ def on_state(
                 state.incident,
             )
             yield from _begin_backoff_anew(name, agent, state, unit, now)
-    elif unit.gave_up and now.uptime_ms - unit.since_ms >= _SETTLED_MS:
+    elif unit.gave_up and now.uptime_ms - unit.since_ms >= _settled_ms(crash):
         last = state.last_end.type if state.last_end else ""
         if last == "agent.stopped":
             reason = "it was asked to stop"
@@ -191,6 +195,13 @@ def on_state(
         else:
             reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
         yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.incident)
+
+
+def _settled_ms(crash: Mapping[str, object]) -> int:
+    """Return for how long a unit must be down to stay so: a rule may have it wait for its timer."""
+    delay_ms = crash.get("restart_delay_ms")
+    waits = crash["restart"] == "will-restart" and isinstance(delay_ms, int)
+    return delay_ms + _TIMER_MS if waits and isinstance(delay_ms, int) else _SETTLED_MS
 
 
 def _begin_backoff_anew(
@@ -221,13 +232,18 @@ def _crash(
     health_check = state.failed_check(ended.invocation)
     early_ms = agent.crash_loop.early_death_sec * 1000
     memory = ended.memory
+    how = crash_class(ended, health_check)
+    follows = answer(agent.restart, ended, how)
     data = {
         **common,
-        "class": crash_class(ended, health_check),
+        "class": how,
         "result": ended.result,
         "stop_uptime_ms": ended.stop_uptime_ms,
         "early": runtime_ms is not None and runtime_ms < early_ms,
-        "restart": "will-restart" if will_restart(agent.restart, ended) else "will-not-restart",
+        "restart": "will-restart" if follows.restarts else "will-not-restart",
+        "answer": follows.kind,
+        "restart_delay_ms": follows.delay_ms,
+        "in_a_row": ended.in_a_row,
         "n_restarts": context.n_restarts,
         "memory": None
         if memory is None

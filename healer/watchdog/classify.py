@@ -1,13 +1,9 @@
-"""How an invocation ended, in one word, and whether systemd will start it again.
+"""How an invocation ended, in one word. nix/stamp-stop.sh says the same, for the rules under PID 1.
 
-Pure. Sources: systemd.exec(5) ``$SERVICE_RESULT``, systemd.service(5) ``Restart=``.
+Pure. Source: systemd.exec(5) ``$SERVICE_RESULT``.
 """
 
-from healer.config import Restart
 from healer.events import Ended
-
-# systemd counts these as a clean end unless SuccessExitStatus= says more (systemd.service(5)).
-_CLEAN_SIGNALS = frozenset({"HUP", "INT", "TERM", "PIPE"})
 
 _CLASS_OF_RESULT = {
     "exit-code": "exit",
@@ -43,36 +39,3 @@ def crash_class(ended: Ended, health_check: str | None) -> str:
     if ended.result == "exit-code" and ended.code == "":
         return "start-failed"
     return _CLASS_OF_RESULT.get(ended.result, "exit")
-
-
-def will_restart(restart: Restart, ended: Ended) -> bool:
-    """Whether systemd restarts after this end by the policy that is rendered into the unit."""
-    if ended.status in _statuses(restart, "stop"):
-        return False
-    if ended.status in _statuses(restart, "restart"):
-        return True
-    if restart.policy == "never" or (
-        restart.policy == "conditional" and restart.otherwise == "stop"
-    ):
-        return False
-    return restart.on == "always" or not _clean(ended)
-
-
-def _clean(ended: Ended) -> bool:
-    if ended.result != "success":
-        return False
-    return ended.status in {"", "0"} or ended.status in _CLEAN_SIGNALS
-
-
-def _statuses(restart: Restart, action: str) -> frozenset[str]:
-    if restart.policy != "conditional":
-        return frozenset()
-    return frozenset(
-        status
-        for rule in restart.rules
-        if rule.action == action
-        for status in (
-            *map(str, rule.exit_codes),
-            *(name.removeprefix("SIG") for name in rule.signals),
-        )
-    )

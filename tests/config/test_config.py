@@ -165,6 +165,12 @@ agents:
     assert (restart.on, restart.policy, restart.delay_sec) == ("failure", "exponential", 0.1)
 
 
+def test_without_safe_switch_no_rule_asks_for_a_rollback() -> None:
+    found = change(f"{RULE_PATH}/action", "rollback")
+    found["safeSwitch"]["enable"] = False
+    assert f"{RULE}.action" in problems(found)
+
+
 def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
     config = load(write(tmp_path, json.dumps(RIGHT).encode())).config
     again = load(write(tmp_path, msgspec.json.encode(config))).config
@@ -192,7 +198,7 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("agents/worker/unit", ".service", "agents.worker.unit"),
         ("agents/worker/unit", "a.service\n", "agents.worker.unit"),
         ("agents/worker/unit", "é.service", "agents.worker.unit"),
-        ("agents/worker/unit", "a" * 248 + ".service", "agents.worker.unit"),
+        ("agents/worker/unit", "a" * 225 + ".service", "agents.worker.unit"),
         ("agents/worker/unit", "healer.service", "agents.worker.unit"),
         ("agents/worker/unit", "healer-helper@1.service", "agents.worker.unit"),
         ("agents/other", {"unit": "worker.service"}, "agents.other.unit"),
@@ -215,6 +221,14 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("agents/worker/restart/steps", 0, "agents.worker.restart.steps"),
         ("agents/worker/restart/rules", [], "agents.worker.restart.rules"),
         ("agents/worker/restart/rules/0", {}, "agents.worker.restart.rules[0]"),
+        ("agents/worker/restart/rules/0/classes", ["hang"], f"{RULE}.classes[0]"),
+        ("agents/worker/restart/rules/0/delaySec", 3, f"{RULE}.delaySec"),
+        (
+            "agents/worker/restart/rules/0",
+            {"exitCodes": [0], "action": "restart", "delaySec": 1},
+            "agents.worker.restart.rules[1]",
+        ),
+        ("agents/worker/restart/otherwise", "escalate", "agents.worker.restart.otherwise"),
         ("agents/worker/restart/rules/1/exitCodes", [3], "agents.worker.restart.rules[1]"),
         (f"{RULE_PATH}/exitCodes", [256], f"{RULE}.exitCodes[0]"),
         (f"{RULE_PATH}/signals", ["KILL"], f"{RULE}.signals[0]"),

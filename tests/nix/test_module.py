@@ -30,7 +30,7 @@ def evaluated() -> Any:
 
 @pytest.fixture(scope="module")
 def rendered() -> Any:
-    return render(EVERYTHING, 'shell = "/busybox/bin/sh";')
+    return render(EVERYTHING, 'shell = "/busybox/bin/sh"; systemd = "systemd/bin";')
 
 
 def test_the_declarations_are_accepted(evaluated: Any) -> None:
@@ -185,7 +185,44 @@ def check(options: str) -> str:
         (
             restart('{ policy = "conditional"; rules = [ { } ]; }'),
             "agents.a.restart.rules",
-            "neither exitCodes nor signals",
+            "neither exitCodes nor signals nor classes",
+        ),
+        (
+            restart(
+                """{ policy = "conditional"; rules = [
+                  { classes = [ "oom" ]; action = "restart"; delaySec = 1; }
+                  { classes = [ "oom" ]; action = "restart"; }
+                ]; }"""
+            ),
+            "agents.a.restart.rules",
+            "different answers for oom",
+        ),
+        (
+            restart(
+                '{ policy = "conditional"; rules = [ { exitCodes = [ 1 ]; delaySec = 3; } ]; }'
+            ),
+            "agents.a.restart.rules",
+            "with the action stop",
+        ),
+        (
+            restart('{ policy = "conditional"; rules = [ { classes = [ "hang" ]; } ]; }'),
+            "classes",
+            "hang",
+        ),
+        (
+            restart(
+                """{ policy = "conditional"; delaySec = 90; otherwise = "backoff";
+                  rules = [ { exitCodes = [ 1 ]; } ]; }"""
+            ),
+            "agents.a.restart.delaySec",
+            "is 90, more than maxDelaySec (60)",
+        ),
+        (
+            """{ safeSwitch.enable = false; agents.a = { command = "/a"; restart = {
+              policy = "conditional"; rules = [ { exitCodes = [ 1 ]; action = "rollback"; } ];
+            }; }; }""",
+            "agents.a.restart.rules",
+            "safeSwitch.enable is false",
         ),
         (
             restart(

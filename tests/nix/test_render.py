@@ -68,6 +68,26 @@ EVERYTHING = """{
       ];
     };
   };
+  agents.ruled = {
+    command = [ "/bin/ruled" ]; stableSec = 30;
+    restart = {
+      policy = "conditional"; delaySec = 0.2; maxDelaySec = 3.2; steps = 2;
+      rules = [
+        { exitCodes = [ 78 ]; action = "stop"; }
+        { exitCodes = [ 7 ]; action = "restart"; delaySec = 30; }
+        { signals = [ "SIGKILL" ]; action = "restart"; }
+        { classes = [ "oom" ]; signals = [ "SIGRTMAX-2" ]; action = "backoff"; }
+        { classes = [ "watchdog" "health" ]; action = "escalate"; }
+        { exitCodes = [ 9 ]; action = "rollback"; }
+      ];
+    };
+  };
+  agents.gentle = {
+    command = [ "/bin/gentle" ];
+    restart = {
+      policy = "conditional"; otherwise = "backoff"; rules = [ { exitCodes = [ 78 ]; } ];
+    };
+  };
   agents.strict = {
     command = [ "/bin/strict" ];
     restart = {
@@ -130,6 +150,25 @@ def restart_settings(service: Any) -> dict[str, Any]:
                 "RestartForceExitStatus": "0",
             },
         ),
+        (
+            "ruled",
+            {
+                "Restart": "always",
+                "RestartSec": "200ms",
+                "RestartPreventExitStatus": "78 7 SIGRTMAX-2",
+                "RestartForceExitStatus": "SIGKILL",
+            },
+        ),
+        (
+            "gentle",
+            {
+                "Restart": "always",
+                "RestartSec": "100ms",
+                "RestartSteps": 8,
+                "RestartMaxDelaySec": "60s",
+                "RestartPreventExitStatus": "78",
+            },
+        ),
         ("strict", {"Restart": "no", "RestartSec": "0", "RestartForceExitStatus": "75"}),
         ("once", {"Restart": "no"}),
     ],
@@ -174,7 +213,35 @@ def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
         (start,) = service["serviceConfig"]["ExecStartPost"]
         (stop,) = service["serviceConfig"]["ExecStopPost"]
         assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
-        assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n", stop)
+        stop, _, rules = stop.partition(' "')
+        assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n \d+", stop)
+        assert (rules != "") == (name == "ruled")
+
+
+def test_the_stamp_is_told_the_rules_that_systemd_has_no_setting_for() -> None:
+    rendered = render(
+        EVERYTHING,
+        'shell = "/dash"; stopStamp = "/stop"; stampRules = "/rules"; restartLater = "/later";',
+    )
+    (stop,) = rendered["services"]["ruled"]["serviceConfig"]["ExecStopPost"]
+    program, *rules = stop.split(' "')
+    assert program == "+/dash /stop %n 30000"
+    assert [rule.removesuffix('"') for rule in rules] == [
+        "/rules",
+        "/usr/bin",
+        "/dash /later",
+        "200",
+        "restart",
+        "78=stop",
+        "7=delay:30000",
+        "KILL=restart",
+        # As systemd's RestartSteps= would grow it: 200 ms, by 4 each time.
+        "RTMIN+28=backoff:200,800,3200",
+        "oom=backoff:200,800,3200",
+        "watchdog=escalate",
+        "health=escalate",
+        "9=rollback",
+    ]
 
 
 def test_stamps_come_before_the_agents_own_commands() -> None:
@@ -187,7 +254,7 @@ def test_stamps_come_before_the_agents_own_commands() -> None:
     )
     config = rendered["services"]["a"]["serviceConfig"]
     assert config["ExecStartPost"] == ["+/dash /start %n", "/bin/own"]
-    assert config["ExecStopPost"] == ["+/dash /stop %n", "/bin/x", "/bin/y"]
+    assert config["ExecStopPost"] == ["+/dash /stop %n 60000", "/bin/x", "/bin/y"]
 
 
 def test_an_agent_without_a_user_gets_one_of_its_own(everything: Any) -> None:
@@ -272,7 +339,7 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
         msgspec.convert(everything["config"], Config)
     )
     assert set(config.agents) == {
-        "now", "later", "choosy", "strict", "never-held", "once", "nginx", "odd"
+        "now", "later", "choosy", "ruled", "gentle", "strict", "never-held", "once", "nginx", "odd",
     }  # fmt: skip
     assert config.agents["odd"].unit == r"foo\x2dbar@1.service"
     assert config.agents["later"].restart == Restart(
@@ -287,6 +354,11 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
         quarantine_sec=90.5, max_quarantines=0
     )
     assert config.escalation == Escalation(reboot=True, max_reboots_per_day=2)
+    assert config.agents["ruled"].restart.rules[1:4] == (
+        Rule(exit_codes=(7,), action="restart", delay_sec=30),
+        Rule(signals=("SIGKILL",), action="restart"),
+        Rule(classes=("oom",), signals=("SIGRTMAX-2",), action="backoff"),
+    )
     assert config.agents["later"].health == (
         HttpCheck(name="web", url="http://127.0.0.1:8080/"),
         TcpCheck(name="port", port=8080, interval_sec=0.5),
@@ -318,7 +390,8 @@ def test_the_config_file_is_valid_and_says_what_was_declared(
 
 def test_services_are_named_by_their_units(everything: Any) -> None:
     assert set(everything["services"]) == {
-        "now", "later", "choosy", "strict", "never-held", "once", "nginx", r"foo\x2dbar@1",
+        "now", "later", "choosy", "ruled", "gentle", "strict", "never-held", "once", "nginx",
+        r"foo\x2dbar@1",
         "healer", "healer-helper@",
     }  # fmt: skip
 
@@ -392,3 +465,5 @@ def test_the_stamps_and_the_tmpfiles_mean_the_same_directory(everything: Any) ->
     directory = everything["tmpfiles"][1].split()[1]
     for script in ("stamp-start.sh", "stamp-stop.sh"):
         assert f"\nstamps={directory}\n" in (CHECKOUT / "nix" / script).read_text()
+    last = everything["tmpfiles"][3].split()[1]
+    assert f"\nlast={last}/$unit\n" in (CHECKOUT / "nix/stamp-stop.sh").read_text()

@@ -1,8 +1,7 @@
 import pytest
 
-from healer.config import Restart, Rule
 from healer.events import Ended, Memory
-from healer.watchdog.classify import crash_class, is_crash, will_restart
+from healer.watchdog.classify import crash_class, is_crash
 
 
 def ended(
@@ -43,35 +42,3 @@ def test_what_was_asked_for_is_no_crash() -> None:
     assert not is_crash(ended("exit-code", "exited", "1"), stop_requested=True, health_check=None)
     assert not is_crash(ended("success"), stop_requested=False, health_check=None)
     assert is_crash(ended("exit-code", "exited", "1"), stop_requested=False, health_check=None)
-
-
-STOP_3 = Rule(exit_codes=(3,), signals=("SIGTERM",), action="stop")
-RESTART_75 = Rule(exit_codes=(75,), action="restart")
-
-
-@pytest.mark.parametrize(
-    ("restart", "end", "expected"),
-    [
-        (Restart(), ended("exit-code", "exited", "1"), True),
-        (Restart(), ended("success"), True),
-        (Restart(on="failure"), ended("success"), False),
-        (Restart(on="failure"), ended("success", "killed", "TERM"), False),
-        (Restart(on="failure"), ended("signal", "killed", "KILL"), True),
-        (Restart(policy="never"), ended("signal", "killed", "KILL"), False),
-        (Restart(policy="conditional", rules=(STOP_3,)), ended("exit-code", "exited", "3"), False),
-        (Restart(policy="conditional", rules=(STOP_3,)), ended("success", "killed", "TERM"), False),
-        (Restart(policy="conditional", rules=(STOP_3,)), ended("exit-code", "exited", "4"), True),
-        (
-            Restart(policy="conditional", rules=(RESTART_75,), otherwise="stop"),
-            ended("exit-code", "exited", "75"),
-            True,
-        ),
-        (
-            Restart(policy="conditional", rules=(RESTART_75,), otherwise="stop"),
-            ended("exit-code", "exited", "1"),
-            False,
-        ),
-    ],
-)
-def test_will_restart(restart: Restart, end: Ended, expected: bool) -> None:
-    assert will_restart(restart, end) is expected

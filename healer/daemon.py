@@ -13,7 +13,6 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from systemd.daemon import notify
@@ -25,25 +24,21 @@ from healer.decisions import Decisions
 from healer.drift.compare import DriftState, Finding
 from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
-from healer.events import Changes, Ended, Instant, Systems
+from healer.events import Changes, Instant, Systems
 from healer.host import changes, clock, nix
-from healer.host.inotify import Watches
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
-from healer.watchdog.ends import Ends
 from healer.watchdog.probing import Prober
+from healer.watchdog.recorder import Recorder
 from healer.watchdog.units import Units
 
 log = logging.getLogger("healer")
 
 _TICK_SEC = 1.0
-_RECONCILE_SEC = 10.0
 _SETTLE_SEC = 0.05
-# After systemd said that a unit failed, its journal record and its stamp are there this soon.
-_JOURNAL_LAG_SEC = 0.3
 _CLOCK_STEP_US = 2_000_000
 
 
@@ -57,11 +52,10 @@ class Daemon:
         self._decisions = Decisions(loaded.config)
         self._runtime_dir = Path(loaded.config.runtime_dir)
         self._publisher = report.Publisher(self._runtime_dir)
-        self._units = Units(self._decisions.units, self._unit_changed)
+        self._units = Units(self._decisions.units, self._unit_changed, self._died)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
-        self._ends = Ends(loaded.config)
         self._actor = Actor(
             self._decisions,
             self._units,
@@ -70,17 +64,24 @@ class Daemon:
             self._look_at_systems,
             self._leave,
         )
+        self._recorder = Recorder(
+            self._decisions,
+            self._units,
+            ledger,
+            self._record,
+            self._look_at_systems,
+            self._actor.remove_stamps,
+            self._settle,
+        )
         self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
         self._gates = GateProber(self._decisions, self._units.active_state_of, self._record)
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
         self._intents: dict[int, Entry] = {}
-        self._journal_due_ms = 0
         self._settling: asyncio.TimerHandle | None = None
         self._clock_offset_us = _clock_offset_us()
         self._ledger_trouble: str | None = None
-        self._removing = False
         self._reload = False
         self._switching = False
         self._safe_switch_off = self._why_safe_switch_is_off()
@@ -97,9 +98,6 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
         self._remember()
         self._started()
-        watches = Watches(self._wake.set)
-        watches.open()
-        watches.set({self._ends.stamps: None})
         notify("READY=1")
         async with asyncio.TaskGroup() as group:
             running = [
@@ -107,6 +105,7 @@ class Daemon:
                 for job in (
                     self._units.keep_connected(),
                     self._look_again_and_again(),
+                    self._recorder.run(),
                     self._prober.run(),
                     self._gates.run(),
                     self._drift.run(),
@@ -119,7 +118,6 @@ class Daemon:
             for task in running:
                 task.cancel()
         self._record([Record(clock.now(), "healer.stopped", {"reason": self._leaving})])
-        self._ends.close()
 
     # Memory
 
@@ -188,9 +186,10 @@ class Daemon:
         if self._reload:
             self._reload_config()
         systems = self._look_at_systems()
-        await self._look_at_stamps()
+        await self._recorder.look_at_stamps(self._alive)
         await self._look_at_units(systems)
-        await self._look_at_journal()
+        if await self._recorder.look_at_journal(self._alive):
+            self._wake.set()
         self._look_at_clock()
         self._look_at_ledger()
         if self._safe_switch_off is None:
@@ -214,79 +213,11 @@ class Daemon:
         units = {name: agent.unit for name, agent in self._config.agents.items()}
         return changes.between(before, str(systems.current), units)
 
-    async def _look_at_stamps(self) -> None:
-        # A system was active before anything was started under it: look at the stamps first.
-        for ended in self._ends.stamped(self._decisions.units, self._look_at_systems):
-            await self._ended(ended)
-        names = self._ends.to_remove()
-        if names and not self._removing:
-            self._removing = True
-            self._actor.remove_stamps(names, self._stamps_removed)
-
-    def _stamps_removed(self) -> None:
-        self._removing = False
-
-    async def _ended(self, ended: Ended) -> None:
-        """Record one invocation's end, unless it is recorded."""
-        name = self._decisions.agent_of(ended.unit)
-        if name is None:
-            return
-        self._ends.handled(ended)
-        if self._decisions.agent(name).knows(ended):
-            self._ends.durable(ended)
-            return
-        deployment = self._decisions.deployment
-        if deployment.since is not None:
-            ended = await self._ends.with_toplevel(ended, deployment.current, deployment.since)
-        context = await self._ends.context(ended, self._config.agents[name].journal_lines)
-        state = self._units.states.get(ended.unit)
-        context = replace(
-            context,
-            switching=self._switching,
-            status_text=self._units.status_text(ended),
-            n_restarts=state.n_restarts if state else None,
-        )
-        written = self._record(self._decisions.on_ended(ended, context, clock.now()))
-        self._units.mark(ended.unit)
-        self._alive()
-        written[0].add_done_callback(lambda done: self._durable(done, ended))
-
-    def _durable(self, done: "concurrent.futures.Future[Entry]", ended: Ended) -> None:
-        """Note, in the ledger's thread, that an end is durable."""
-        if done.exception() is None:
-            self._ends.durable(ended)
-
     async def _look_at_units(self, systems: Systems) -> None:
         await self._units.refresh()
         now = clock.now()
         for unit, state in self._units.fresh.items():
             self._record(self._decisions.on_unit(unit, state, systems, now))
-
-    async def _look_at_journal(self) -> None:
-        """Find the ends that left no stamp, and those from before a reboot, a page at a time."""
-        if clock.uptime_ms() < self._journal_due_ms:
-            return
-        self._journal_due_ms = clock.uptime_ms() + int(_RECONCILE_SEC * 1000)
-        replay = await self._ends.journalled(self._decisions.units)
-        if replay is None:
-            return
-        if replay.gap:
-            reason = "the journal was rotated away behind healer's cursor"
-            data = {"what": "journal", "unit": None, "count": None, "reason": reason}
-            self._record([Record(clock.now(), "loss", data)])
-        # Where there is a stamp too, it knows more.
-        await self._look_at_stamps()
-        for ended in replay.ended:
-            await self._ended(ended)
-        if replay.cursor is not None and self._ledger.health().spooled == 0:
-            self._ends.read_up_to(replay.cursor)
-        if replay.more:
-            self._journal_due_ms = 0
-            self._wake.set()
-        else:
-            await self._units.reconcile()
-            await self._units.refresh()
-            self._record(self._decisions.on_counts(self._units.fresh, clock.now()))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()
@@ -319,9 +250,16 @@ class Daemon:
         """Wake the loop; after a failure the journal's record of it is there soon."""
         self._publisher.changed()
         if failed:
-            soon = clock.uptime_ms() + int(_JOURNAL_LAG_SEC * 1000)
-            self._journal_due_ms = min(self._journal_due_ms, soon)
-        # One restart is a dozen signals, and each look asks PID 1, who is busy restarting.
+            self._recorder.journal_soon()
+        self._settle()
+
+    def _died(self, unit: str, invocation: str) -> None:
+        self._recorder.died(unit, invocation)
+
+    def _settle(self) -> None:
+        """Wake the loop in a moment: one restart is a dozen signals, and each look asks PID 1, who
+        is busy restarting.
+        """
         loop = asyncio.get_running_loop()
         if self._settling is None or self._settling.when() <= loop.time():
             self._settling = loop.call_later(_SETTLE_SEC, self._wake.set)

@@ -74,6 +74,18 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Death:
+    """The kernel's word that a process is gone.
+
+    When that was, in milliseconds since boot, and its status by wait(2), None where the kernel
+    tells that to the parent only.
+    """
+
+    uptime_ms: int
+    wait_status: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What the agent was doing when it ended, and how its end came to be."""
 
@@ -82,6 +94,7 @@ class Context:
     status_text: str | None = None
     journal: tuple[str, ...] = ()
     n_restarts: int | None = None
+    death: Death | None = None
 
 
 @dataclass(frozen=True, slots=True)

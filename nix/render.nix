@@ -196,6 +196,10 @@ let
       StateDirectory = "healer";
       StateDirectoryMode = "0750";
       OOMScoreAdjust = -900;
+      # On a host that is overloaded (a fork storm, say) it has to look all the same.
+      Nice = -10;
+      # A descriptor for each agent's main process, and one for each check under way.
+      LimitNOFILE = 65536;
       # It must still see other processes, the cgroups, the journal, the bus and inet sockets.
       CapabilityBoundingSet = "";
       LockPersonality = true;

@@ -51,7 +51,7 @@ class DriftWatcher:
         self._is_switching = is_switching
         self._roots = roots or Roots()
         self._changed = asyncio.Event()
-        self._watches = Watches(self._changed.set)
+        self._watches = Watches(lambda _name: self._changed.set())
 
     def reload(self, config: Config) -> None:
         """Go on with another configuration, and look at once."""

@@ -10,7 +10,7 @@ from inotify_simple import INotify, flags
 # The names in a directory whose events matter; None: all of them.
 Names = frozenset[str] | None
 
-_MASK = (
+CHANGES = (
     flags.CREATE
     | flags.DELETE
     | flags.MOVED_FROM
@@ -19,20 +19,24 @@ _MASK = (
     | flags.ATTRIB
     | flags.DELETE_SELF
     | flags.MOVE_SELF
-    | flags.ONLYDIR
-    | flags.DONT_FOLLOW
 )
+"""Whatever changes what a directory holds."""
+
+WRITTEN = flags.CLOSE_WRITE
+"""A file is written, and closed."""
 
 
 class Watches:
     """inotify watches that wake healer through ``on_event`` in the event loop.
 
-    ``limit`` says, after ``set``, what could not be watched; None when all is.
+    It is told the file's name, empty where that is not known. ``limit`` says, after ``set``, what
+    could not be watched; None when all is.
     """
 
-    def __init__(self, on_event: Callable[[], None]) -> None:
+    def __init__(self, on_event: Callable[[str], None], mask: flags = CHANGES) -> None:
         self.limit: str | None = None
         self._on_event = on_event
+        self._mask = mask | flags.ONLYDIR | flags.DONT_FOLLOW
         self._inotify: INotify | None = None
         self._names: dict[int, Names] = {}
 
@@ -64,7 +68,7 @@ class Watches:
         names: dict[int, Names] = {}
         for path, those in wanted.items():
             try:
-                watch = inotify.add_watch(path, _MASK)
+                watch = inotify.add_watch(path, self._mask)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     self.limit = (
@@ -92,4 +96,4 @@ class Watches:
             # An overflow has no watch: everything may have changed.
             names = self._names.get(event.wd)
             if not event.name or names is None or event.name in names:
-                self._on_event()
+                self._on_event(event.name)

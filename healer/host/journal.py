@@ -24,18 +24,57 @@ UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
 
 
-def last_lines(unit: str, invocation: str, count: int) -> tuple[str, ...]:
-    """Return the last ``count`` lines that an invocation wrote, oldest first."""
-    lines: list[str] = []
-    with _reader(_SYSTEMD_UNIT=unit) as reader:
-        reader.seek_tail()
-        while len(lines) < count:
-            entry = reader.get_previous()
-            # The dying process's last lines can come without their invocation: they count too.
-            if not entry or _text(entry, "_SYSTEMD_INVOCATION_ID") not in {invocation, ""}:
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What the journal knows of an end.
+
+    ``exited`` says that PID 1's record of the main process's exit is there: whatever PID 1 had to
+    say before, and nearly always what the process wrote, is there as well then.
+    ``stop_requested`` says that systemd was asked for the end, by a stop or a restart job.
+    """
+
+    exited: bool
+    stop_requested: bool
+    lines: tuple[str, ...]
+
+
+def last_words(unit: str, invocation: str, count: int) -> LastWords:
+    """Return what the journal knows of an invocation's end, with its last ``count`` lines."""
+    with _systemd(UNIT_PROCESS_EXIT, UNIT=unit, INVOCATION_ID=invocation) as reader:
+        exited = reader.get_next()
+    with _systemd(UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:
+        requested = bool(reader.get_next())
+    cursor = _text(exited, "__CURSOR") if exited else None
+    lines = _last_lines(unit, invocation, cursor, count) if count else ()
+    return LastWords(bool(exited), requested, lines)
+
+
+def _last_lines(unit: str, invocation: str, exited: str | None, count: int) -> tuple[str, ...]:
+    """Return an invocation's last lines, oldest first: those around its exit, else the newest.
+
+    The dying process's last lines can come late, and without their invocation: they count too.
+    """
+    own = {invocation, ""}
+    match = {"_SYSTEMD_UNIT": unit}
+    if exited is None:
+        match["_SYSTEMD_INVOCATION_ID"] = invocation
+    late: list[str] = []
+    with _reader(**match) as reader:
+        if exited is None:
+            reader.seek_tail()
+        else:
+            reader.seek_cursor(exited)
+            while len(late) < count and (entry := reader.get_next()):
+                if _text(entry, "_SYSTEMD_INVOCATION_ID") not in own:
+                    break
+                late.append(_text(entry, "MESSAGE"))
+            reader.seek_cursor(exited)
+        early: list[str] = []
+        while len(early) < count and (entry := reader.get_previous()):
+            if _text(entry, "_SYSTEMD_INVOCATION_ID") not in own:
                 break
-            lines.append(_text(entry, "MESSAGE"))
-    return tuple(reversed(lines))
+            early.append(_text(entry, "MESSAGE"))
+    return (*reversed(early), *late)[-count:]
 
 
 def lines_behind(
@@ -56,12 +95,6 @@ def lines_behind(
                 lines.append(_text(entry, "MESSAGE"))
                 cursor = here
     return lines, cursor
-
-
-def stop_requested(unit: str, invocation: str) -> bool:
-    """Whether systemd logged that it was asked to stop this invocation (a stop or restart job)."""
-    with _systemd(UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:
-        return bool(reader.get_next())
 
 
 def started_ms(unit: str, invocation: str) -> int | None:

@@ -254,6 +254,8 @@ def _crash(
             "pressure": memory.pressure,
         },
         "health_check": health_check,
+        "died_uptime_ms": context.death.uptime_ms if context.death else None,
+        "wait_status": context.death.wait_status if context.death else None,
         "status_text": context.status_text,
         "journal": list(context.journal),
         "source": ended.source,

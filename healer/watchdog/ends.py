@@ -13,13 +13,14 @@ from healer.errors import HostUnavailableError
 from healer.events import Context, Ended, Instant
 from healer.files import write_atomically
 from healer.host import journal, stamps
-from healer.host.journal import Replay
+from healer.host.journal import LastWords, Replay
 
 log = logging.getLogger(__name__)
 
 # How many ends are taken from the journal before anything else is looked at again.
 _PAGE = 100
-_JOURNAL_LAG_SEC = 0.1
+# Pauses between questions to a journald that is busy.
+_JOURNAL_LAG_SEC = (0.002, 0.004, 0.008, 0.016, 0.03, 0.04, 0.0)
 # Removing stamps costs a process: this many recorded ones may stay, and so many go at once.
 _STAMPS_KEPT = 32
 _STAMPS_AT_ONCE = 1000
@@ -37,6 +38,8 @@ class Ends:
         self._cursor_path = Path(config.state_dir) / "journal.cursor"
         # systemd-python's reader is not for more than one thread.
         self._journal = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
+        # By unit: the invocation whose main process is gone, and what is asked about it.
+        self._asked: dict[str, tuple[str, asyncio.Task[LastWords] | None]] = {}
         self._handled: set[str] = set()
         self._removable: set[str] = set()
 
@@ -107,21 +110,41 @@ class Ends:
         toplevel = current if started > since.uptime_ms else None
         return replace(ended, start_uptime_ms=started, toplevel=toplevel)
 
+    def prefetch(self, unit: str, invocation: str, lines: int) -> None:
+        """Begin to ask what ``context`` will ask, before the end's stamp is there."""
+        asked = asyncio.get_running_loop().create_task(self._last_words(unit, invocation, lines))
+        self._asked[unit] = (invocation, asked)
+
     async def context(self, ended: Ended, lines: int) -> Context:
         """Return what the journal knows of an end: whether it was asked for, the last lines."""
-        try:
-            requested = await self._ask(journal.stop_requested, ended.unit, ended.invocation)
-            if ended.result == "success":
-                return Context(stop_requested=requested)
-            last = await self._ask(journal.last_lines, ended.unit, ended.invocation, lines)
-            if lines and not last:
-                # journald is busy, or there were none: the crash itself waits no longer than this.
-                await asyncio.sleep(_JOURNAL_LAG_SEC)
-                last = await self._ask(journal.last_lines, ended.unit, ended.invocation, lines)
-        except HostUnavailableError as error:
-            log.warning("%s; the end of %s is recorded without its last lines", error, ended.unit)
-            return Context()
-        return Context(stop_requested=requested, journal=last)
+        invocation, asked = self._asked.pop(ended.unit, ("", None))
+        if ended.result == "success" or not ended.code:
+            # PID 1 does not log a clean exit, and where there was no process, there was none.
+            words = await self._last_words(ended.unit, ended.invocation, lines, patient=False)
+        elif asked is not None and invocation == ended.invocation:
+            words = await asked
+        else:
+            words = await self._last_words(ended.unit, ended.invocation, lines)
+        return Context(stop_requested=words.stop_requested, journal=words.lines)
+
+    async def _last_words(
+        self, unit: str, invocation: str, lines: int, *, patient: bool = True
+    ) -> LastWords:
+        """Ask the journal, again until it has PID 1's record of the exit, for a short while.
+
+        journald can be busy; the crash itself waits no longer than this.
+        """
+        words = LastWords(exited=False, stop_requested=False, lines=())
+        for pause in _JOURNAL_LAG_SEC:
+            try:
+                words = await self._ask(journal.last_words, unit, invocation, lines)
+            except HostUnavailableError as error:
+                log.warning("%s; the end of %s is recorded without its last lines", error, unit)
+                break
+            if words.exited or not patient:
+                break
+            await asyncio.sleep(pause)
+        return words
 
     def _read_cursor(self) -> str | None:
         try:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from healer.errors import HostUnavailableError
-from healer.events import Ended, UnitState
+from healer.events import Death, Ended, UnitState
 from healer.host import clock
+from healer.host.pidfd import Deaths
 from healer.host.systemd import SystemBus
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,21 @@ class Units:
 
     ``on_change(failed)`` is called when a signal came; ``failed`` says that an invocation ended,
     or that nothing is known any more (the bus was away), so that other evidence is due.
+    ``on_death(unit, invocation)`` is called when the kernel says that a main process is gone.
     """
 
-    def __init__(self, declared: frozenset[str], on_change: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        declared: frozenset[str],
+        on_change: Callable[[bool], None],
+        on_death: Callable[[str, str], None],
+    ) -> None:
         self.states: dict[str, UnitState] = {}
         self.missing: set[str] = set()
         self._declared = declared
         self._on_change = on_change
         self._bus = SystemBus(self._unit_changed, self.all_changed)
+        self._deaths = Deaths(on_death)
         self._connected = False
         self._dirty: set[str] = set()
         # What was asked for last before an end was recorded, or before the bus was away.
@@ -50,6 +58,7 @@ class Units:
         """Watch these units from now on."""
         self._declared = units
         self._bus.watch(units)
+        self._deaths.keep(units)
         self.states = {unit: state for unit, state in self.states.items() if unit in units}
         self.missing &= units
         self.all_changed()
@@ -83,14 +92,15 @@ class Units:
         if not self._connected:
             return
         for unit in sorted(self._dirty & self._declared)[:_AT_ONCE]:
+            # Before asking: what happens meanwhile marks it again.
             self._dirty.discard(unit)
+            self._stale.discard(unit)
             try:
                 state = await self._bus.unit_state(unit)
             except HostUnavailableError as error:
                 log.warning("%s; asking again", error)
-                self._dirty.add(unit)
+                self.mark(unit)
                 return
-            self._stale.discard(unit)
             self._take(unit, state)
         if self._dirty & self._declared:
             self._on_change(False)
@@ -141,11 +151,23 @@ class Units:
         # /proc/uptime, by which the end is dated, counts hundredths of a second.
         return next((text for at, text in reversed(texts) if at <= before + 10), None)
 
+    def death_of(self, ended: Ended) -> Death | None:
+        """Return what the kernel said of the main process that ended, if it was watched."""
+        if ended.boot != clock.boot_id():
+            return None
+        return self._deaths.of(ended.unit, ended.invocation)
+
+    def n_restarts(self, unit: str) -> int | None:
+        """Return systemd's count of a unit's automatic restarts, when it was last asked."""
+        state = self.states.get(unit)
+        return state.n_restarts if state else None
+
     def _take(self, unit: str, state: UnitState | None) -> None:
         if state is not None:
             self.states[unit] = state
             self.missing.discard(unit)
             self._note_status(unit, state.status_text)
+            self._deaths.watch(unit, state.invocation, state.main_pid)
             return
         self.states.pop(unit, None)
         if unit not in self.missing:

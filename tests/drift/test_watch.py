@@ -171,7 +171,7 @@ def test_polling_finds_what_no_event_told(machine: Machine) -> None:
 
 def test_without_a_free_descriptor_the_watches_say_so_and_recover(machine: Machine) -> None:
     async def scenario() -> None:
-        watches = Watches(lambda: None)
+        watches = Watches(lambda _name: None)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
         watches.open()
@@ -209,8 +209,8 @@ def test_an_overflow_and_only_names_of_interest_wake_healer(tmp_path: Path) -> N
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
     async def scenario() -> None:
-        events: list[int] = []
-        watches = Watches(lambda: events.append(1))
+        events: list[str] = []
+        watches = Watches(events.append)
         watches.open()
         watches.set({tmp_path: frozenset({"wanted"})})
         (tmp_path / "other").touch()

@@ -34,6 +34,9 @@ def test_sigkill(container: Boot) -> None:
     assert data["journal"][-1].startswith("job ")
     assert data["toplevel"] == machine.current_system()
     assert data["runtime_ms"] > 0
+    # The kernel's own word beside the stamp's; the status from Linux 6.15 on.
+    assert abs(data["died_uptime_ms"] - data["stop_uptime_ms"]) < 5_000
+    assert data["wait_status"] in {9, None}
     incident = f"worker-{data['invocation'][:8]}"
     assert [e["incident"] for e in (crash, restarted, recovered)] == [incident] * 3
 
@@ -220,6 +223,10 @@ def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot
         kill_and_wait(machine, "worker.service")
     machine.succeed("systemctl start healer")
     assert wait_until_all_are_recorded(machine) == 5
+    # Each with its own last lines, however long ago that was.
+    lines = [e["data"]["journal"] for e in entries(machine, "agent.crash")]
+    assert all(some and some[-1].startswith(("job ", "resuming ")) for some in lines), lines
+    assert len({some[-1] for some in lines}) == 5, lines
 
     # healer killed while it records: systemd brings it back, and each crash is there once.
     for _ in range(4):

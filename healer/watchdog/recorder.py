@@ -1,0 +1,173 @@
+"""Records how each invocation ended: from its stop stamp within milliseconds, or from the journal.
+
+A stamp is looked for in a task of its own as soon as one is written, so that a crash's entry waits
+for no answer of systemd's, which is busy restarting just then. What the agent was doing is asked
+of the journal even before that, when the kernel says that the main process is gone.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from healer.decisions import Decisions
+from healer.events import Ended, Systems
+from healer.host import clock
+from healer.host.inotify import WRITTEN, Watches
+from healer.ledger.entry import Entry
+from healer.ledger.writer import Ledger
+from healer.records import Record
+from healer.watchdog.ends import Ends
+from healer.watchdog.units import Units
+
+log = logging.getLogger(__name__)
+
+_RECONCILE_SEC = 10.0
+# After systemd said that a unit failed, its journal record and its stamp are there this soon.
+_JOURNAL_LAG_SEC = 0.3
+
+Written = list["concurrent.futures.Future[Entry]"]
+
+
+class Recorder:
+    """Finds ended invocations and records them.
+
+    ``record`` hands decided records to the ledger; ``look_at_systems`` is called before stamps are
+    read, for a system was active before anything was started under it; ``remove_stamps`` has
+    recorded ones removed and calls back; ``recorded`` is called after an end was.
+    """
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        units: Units,
+        ledger: Ledger,
+        record: Callable[[Iterable[Record]], Written],
+        look_at_systems: Callable[[], Systems],
+        remove_stamps: Callable[[list[str], Callable[[], None]], None],
+        recorded: Callable[[], None],
+    ) -> None:
+        self._decisions = decisions
+        self._units = units
+        self._ledger = ledger
+        self._record = record
+        self._look_at_systems = look_at_systems
+        self._remove_stamps = remove_stamps
+        self._recorded = recorded
+        self._ends = Ends(decisions.config)
+        self._written = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._switching = False
+        self._removing = False
+        self._journal_due_ms = 0
+
+    async def run(self) -> None:
+        """Record ends as their stamps are written, until cancelled."""
+        watches = Watches(self._stamp_written, WRITTEN)
+        watches.open()
+        watches.set({self._ends.stamps: None})
+        try:
+            while True:
+                await self._written.wait()
+                self._written.clear()
+                await self.look_at_stamps()
+        finally:
+            watches.close()
+            self._ends.close()
+
+    def died(self, unit: str, invocation: str) -> None:
+        """Ask what an agent was doing: its main process is gone, and its stamp follows."""
+        name = self._decisions.agent_of(unit)
+        if name is not None:
+            self._ends.prefetch(unit, invocation, self._decisions.config.agents[name].journal_lines)
+
+    def journal_soon(self) -> None:
+        """Look at the journal as soon as systemd's record of a failure is in it."""
+        soon = clock.uptime_ms() + int(_JOURNAL_LAG_SEC * 1000)
+        self._journal_due_ms = min(self._journal_due_ms, soon)
+
+    async def look_at_stamps(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Record the ends that stamps tell of; ``alive`` is called after each."""
+        for ended in self._ends.stamped(self._decisions.units, self._note_systems):
+            await self._end(ended)
+            alive()
+        names = self._ends.to_remove()
+        if names and not self._removing:
+            self._removing = True
+            self._remove_stamps(names, self._stamps_removed)
+
+    async def look_at_journal(self, alive: Callable[[], None]) -> bool:
+        """Find the ends that left no stamp, and those from before a reboot, a page at a time.
+
+        Returns whether there is more to look at now. Once there is none, systemd's counts of
+        restarts are held against the recorded ends.
+        """
+        if clock.uptime_ms() < self._journal_due_ms:
+            return False
+        self._journal_due_ms = clock.uptime_ms() + int(_RECONCILE_SEC * 1000)
+        replay = await self._ends.journalled(self._decisions.units)
+        if replay is None:
+            return False
+        if replay.gap:
+            reason = "the journal was rotated away behind healer's cursor"
+            data = {"what": "journal", "unit": None, "count": None, "reason": reason}
+            self._record([Record(clock.now(), "loss", data)])
+        # Where there is a stamp too, it knows more.
+        await self.look_at_stamps(alive)
+        if replay.ended:
+            self._note_systems()
+        for ended in replay.ended:
+            await self._end(ended)
+            alive()
+        if replay.cursor is not None and self._ledger.health().spooled == 0:
+            self._ends.read_up_to(replay.cursor)
+        if replay.more:
+            self._journal_due_ms = 0
+            return True
+        await self._units.reconcile()
+        await self._units.refresh()
+        self._record(self._decisions.on_counts(self._units.fresh, clock.now()))
+        return False
+
+    def _note_systems(self) -> None:
+        self._switching = self._look_at_systems().switching
+
+    async def _end(self, ended: Ended) -> None:
+        """Record one invocation's end, unless it is recorded."""
+        name = self._decisions.agent_of(ended.unit)
+        if name is None:
+            return
+        async with self._one_at_a_time:
+            self._ends.handled(ended)
+            if self._decisions.agent(name).knows(ended):
+                self._ends.durable(ended)
+                return
+            deployment = self._decisions.deployment
+            if deployment.since is not None:
+                since = deployment.since
+                ended = await self._ends.with_toplevel(ended, deployment.current, since)
+            lines = self._decisions.config.agents[name].journal_lines
+            context = replace(
+                await self._ends.context(ended, lines),
+                switching=self._switching,
+                status_text=self._units.status_text(ended),
+                n_restarts=self._units.n_restarts(ended.unit),
+                death=self._units.death_of(ended),
+            )
+            written = self._record(self._decisions.on_ended(ended, context, clock.now()))
+            self._units.mark(ended.unit)
+        written[0].add_done_callback(lambda done: self._durable(done, ended))
+        self._recorded()
+
+    def _durable(self, done: "concurrent.futures.Future[Entry]", ended: Ended) -> None:
+        """Note, in the ledger's thread, that an end is durable."""
+        if done.exception() is None:
+            self._ends.durable(ended)
+
+    def _stamp_written(self, name: str) -> None:
+        if not name or name.endswith(".stop"):
+            self._written.set()
+
+    def _stamps_removed(self) -> None:
+        self._removing = False

@@ -1,19 +1,29 @@
 """What healer costs while nothing happens: CPU and memory, by agents and health checks."""
 
+from collections.abc import Callable
 from typing import Any
 
 from bench.machine import GUEST, agent, machine, system
 from bench.report import Report, Target
 
-_CHECKS: dict[str, list[dict[str, Any]]] = {
-    "no checks": [],
-    "TCP every 3 s": [{"name": "port", "type": "tcp", "port": 8080}],
-    "HTTP every 3 s": [{"name": "web", "type": "http", "url": "http://127.0.0.1:8080/"}],
+_PORT = 20_000
+_PORTS = 1000
+# Each agent has a port of its own, and its check.
+_CHECKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "no checks": lambda _: [],
+    "listen every 3 s": lambda port: [{"name": "port", "type": "listen", "port": port}],
+    "TCP every 3 s": lambda port: [{"name": "port", "type": "tcp", "port": port}],
+    "HTTP every 3 s": lambda port: [
+        {"name": "web", "type": "http", "url": f"http://127.0.0.1:{port}/"}
+    ],
 }
 _SERVER = {
     "wantedBy": ["multi-user.target"],
     "environment": {"PYTHONPATH": GUEST},
-    "serviceConfig": {"ExecStart": "/usr/bin/python3 -m bench.guest.server"},
+    "serviceConfig": {
+        "ExecStart": f"/usr/bin/python3 -m bench.guest.server {_PORT} {_PORTS}",
+        "LimitNOFILE": 8 * _PORTS,
+    },
 }
 _TARGET_CPU_PERCENT = 1
 _TARGET_MB = 80
@@ -27,7 +37,10 @@ def run(counts: tuple[int, ...] = (1, 100, 1000), seconds: int = 20) -> Report:
         for count in counts:
             names = [f"agent-{n:04}" for n in range(count)]
             for title, checks in _CHECKS.items():
-                agents = {name: agent(name, health=checks) for name in names}
+                agents = {
+                    name: agent(name, health=checks(_PORT + number))
+                    for number, name in enumerate(names)
+                }
                 box.deploy(system(agents, {"server": _SERVER}), status={0, 4})
                 box.wait_for_healer()
                 found = box.measure(
@@ -37,7 +50,7 @@ def run(counts: tuple[int, ...] = (1, 100, 1000), seconds: int = 20) -> Report:
                     seconds=seconds,
                 )
                 known = count
-                if found["healthy"] != count * len(checks):
+                if found["healthy"] != count * len(checks(_PORT)):
                     # A check that is not made costs nothing: no figure then.
                     raise RuntimeError(f"{found['healthy']} checks pass, with {count} {title}")
                 _add(report, f"{count} agents, {title}", found)

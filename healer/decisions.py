@@ -110,6 +110,8 @@ class Decisions:
         if name not in self.config.agents:
             return []
         key, declared, state = (name, check.name), self.config.agents[name], self.agent(name)
+        if outcome is Outcome.OK and health.is_well(self.streaks.get(key), check, unit):
+            return []  # and so it is nearly always
         started = health.has_started(declared, state, unit)
         before = self.streaks.get(key, Streak())
         streak = health.observe(before, check, unit, outcome, now, started=started)

@@ -1,6 +1,7 @@
-"""What the health checks look at: answers every connection's request with 200."""
+"""What the health checks look at: a port for each agent, which answers a request with 200."""
 
 import asyncio
+import sys
 
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
@@ -18,8 +19,10 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main() -> None:
-    server = await asyncio.start_server(answer, "127.0.0.1", 8080, backlog=4096)
-    await server.serve_forever()
+    first, count = map(int, sys.argv[1:])
+    for port in range(first, first + count):
+        await asyncio.start_server(answer, "127.0.0.1", port)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ deployment, and never kills. The check's own error (it could not be made) is nei
 a success.
 """
 
-import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -39,17 +37,14 @@ class Streak:
     outcome: Outcome | None = None
 
 
-def next_look(now_sec: float, name: str, check: HealthCheck) -> float:
-    """Return when a check is due next, later than ``now_sec``, on the same clock.
-
-    Each check has a beat of its own by its names, so that a thousand of one interval spread over
-    it, and do so again after a restart of healer. A beat that a slow check missed is left out.
-    """
-    digest = hashlib.sha256(f"{name}\0{check.name}".encode()).digest()
-    phase = int.from_bytes(digest[:8]) / 2**64 * check.interval_sec
-    due = (math.floor((now_sec - phase) / check.interval_sec) + 1) * check.interval_sec + phase
-    # The sum is rounded: it can come out as the beat that is now.
-    return due if due > now_sec else due + check.interval_sec
+def is_well(streak: Streak | None, check: HealthCheck, unit: UnitState) -> bool:
+    """Whether one more success of this invocation changes nothing, and leads to nothing."""
+    return (
+        streak is not None
+        and streak.invocation == unit.invocation
+        and streak.outcome is Outcome.OK
+        and streak.successes >= check.success_threshold
+    )
 
 
 def is_due(check: HealthCheck, state: AgentState, unit: UnitState) -> bool:

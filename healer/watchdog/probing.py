@@ -2,22 +2,37 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from healer.config import Config, HealthCheck
 from healer.decisions import Decisions
+from healer.events import Instant, UnitState
 from healer.host import clock
 from healer.records import Record
 from healer.watchdog import health
+from healer.watchdog.beats import Beats, beat
 from healer.watchdog.health import Outcome
-from healer.watchdog.probes import Probes
+from healer.watchdog.probes import AT_ONCE, Found, Probes
 from healer.watchdog.units import Units
 
 log = logging.getLogger(__name__)
 
 _TICK_SEC = 1.0
 # Each holds a file descriptor or a process; of either, 1,024 is a common limit.
-_AT_ONCE = 200
+_MOST_UNDER_WAY = 200
+
+
+@dataclass(slots=True, eq=False)
+class _Declared:
+    """One agent's check; ``busy`` while it is under way, or waits until others are not."""
+
+    name: str
+    unit: str
+    check: HealthCheck
+    busy: bool = False
 
 
 class Prober:
@@ -34,55 +49,84 @@ class Prober:
         self._units = units
         self._record = record
         self._changed = changed
+        self._probes = Probes()
+        self._under_way: dict[asyncio.Future[Found], tuple[_Declared, UnitState]] = {}
+        self._waiting: deque[_Declared] = deque()
+        self._answered = asyncio.Event()
 
     async def run(self) -> None:
         """Make each declared check, until cancelled; a new configuration begins anew."""
-        probes = Probes()
         try:
             while True:
-                await self._run(self._decisions.config, probes)
+                await self._run(self._decisions.config)
         finally:
-            await probes.close()
+            await self._probes.close()
 
-    async def _run(self, config: Config, probes: Probes) -> None:
-        at_once = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            checks = [
-                group.create_task(self._keep_looking(config, name, check, probes, at_once))
-                for name, agent in config.agents.items()
-                for check in agent.health
-            ]
-            while self._decisions.config is config:
-                await asyncio.sleep(_TICK_SEC)
-            for task in checks:
-                task.cancel()
-
-    async def _keep_looking(
-        self,
-        config: Config,
-        name: str,
-        check: HealthCheck,
-        probes: Probes,
-        at_once: asyncio.Semaphore,
-    ) -> None:
+    async def _run(self, config: Config) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            now = loop.time()
-            await asyncio.sleep(health.next_look(now, name, check) - now)
-            async with at_once:
-                await self._look(config, name, check, probes)
+        checks = [
+            _Declared(name, agent.unit, check)
+            for name, agent in config.agents.items()
+            for check in agent.health
+        ]
+        beats = Beats(loop.time(), [beat(each.name, each.check) for each in checks])
+        try:
+            while self._decisions.config is config:
+                self._answered.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(beats.next_sec, loop.time() + _TICK_SEC)):
+                        await self._answered.wait()
+                now = clock.now()
+                self._take_answers(now)
+                self._probes.forget()
+                for number in beats.due(loop.time()):
+                    self._begin(checks[number], now)
+        finally:
+            await self._give_up()
 
-    async def _look(self, config: Config, name: str, check: HealthCheck, probes: Probes) -> None:
-        unit = config.agents[name].unit
-        state = self._units.states.get(unit)
-        if state is None or not state.running:
+    def _begin(self, each: _Declared, now: Instant) -> None:
+        """Begin a check, unless it is under way still: a slow one leaves out beats."""
+        state = self._units.states.get(each.unit)
+        if each.busy or state is None or not state.running:
             return
-        if not health.is_due(check, self._decisions.agent(name), state):
+        if not health.is_due(each.check, self._decisions.agent(each.name), state):
             return
-        outcome, detail = await probes.look(check, unit, state)
-        before = self._decisions.streaks.get((name, check.name))
-        self._record(self._decisions.on_probe(name, check, state, outcome, detail, clock.now()))
+        each.busy = True
+        if len(self._under_way) >= _MOST_UNDER_WAY and not isinstance(each.check, AT_ONCE):
+            self._waiting.append(each)
+            return
+        found = self._probes.begin(each.check, each.unit, state)
+        if isinstance(found, asyncio.Future):
+            self._under_way[found] = (each, state)
+            found.add_done_callback(lambda _: self._answered.set())
+        else:
+            self._take(each, state, found, now)
+
+    def _take_answers(self, now: Instant) -> None:
+        for future in [future for future in self._under_way if future.done()]:
+            self._take(*self._under_way.pop(future), future.result(), now)
+        while self._waiting and len(self._under_way) < _MOST_UNDER_WAY:
+            each = self._waiting.popleft()
+            each.busy = False
+            self._begin(each, now)
+
+    def _take(self, each: _Declared, state: UnitState, found: Found, now: Instant) -> None:
+        """Hand a check's outcome on to the decisions."""
+        each.busy = False
+        outcome, detail = found
+        before = self._decisions.streaks.get((each.name, each.check.name))
+        self._record(self._decisions.on_probe(each.name, each.check, state, outcome, detail, now))
         if before is None or before.outcome != outcome:
             self._changed()
             if outcome is Outcome.ERROR:
-                log.warning("health check %s of %s cannot be made: %s", check.name, name, detail)
+                why = (each.check.name, each.name, detail)
+                log.warning("health check %s of %s cannot be made: %s", *why)
+
+    async def _give_up(self) -> None:
+        """End what is under way; nobody asks any more."""
+        under_way = [*self._under_way]
+        self._under_way.clear()
+        self._waiting.clear()
+        for future in under_way:
+            future.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)

@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +11,7 @@ from healer.config import Agent, CommandCheck, Config, HealthCheck, SafeSwitch
 from healer.decisions import Decisions
 from healer.events import Instant, Systems, UnitState
 from healer.records import Record
-from healer.watchdog.health import Outcome, next_look
+from healer.watchdog.health import Outcome
 
 OK, FAILED, ERROR = Outcome.OK, Outcome.FAILED, Outcome.ERROR
 UNIT = UnitState(
@@ -272,31 +271,3 @@ def test_errors_alone_lead_to_nothing(names: list[str]) -> None:
     for name in names:
         host.look(name, ERROR)
     assert host.records == []
-
-
-@settings(deadline=None)
-@given(
-    st.floats(0, 1e9), st.text(min_size=1, max_size=8), st.floats(0.1, 86400), st.integers(1, 20)
-)
-def test_each_check_keeps_its_beat(now: float, name: str, interval_sec: float, looks: int) -> None:
-    beat = check(name, interval_sec=interval_sec)
-    for _ in range(looks):
-        due = next_look(now, "web", beat)
-        assert now < due <= now + interval_sec * 1.001 + 1e-6
-        assert next_look(now, "web", beat) == due
-        # A check that took a little while is due again one interval after it was last.
-        assert next_look(due + interval_sec / 2, "web", beat) == pytest.approx(due + interval_sec)
-        now = due
-
-
-def test_a_thousand_checks_do_not_beat_together() -> None:
-    interval_sec = 3.0
-    due = [
-        next_look(1000.0, f"agent-{number}", check(interval_sec=interval_sec)) - 1000.0
-        for number in range(1000)
-    ]
-    tenths = Counter(int(moment * 10) for moment in due)
-    assert len(tenths) == 30
-    assert max(tenths.values()) < 60
-    # The checks of one agent differ as well.
-    assert len({next_look(0, "a", check(f"c{number}")) for number in range(20)}) == 20

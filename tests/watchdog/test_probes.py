@@ -163,6 +163,56 @@ def test_http(port: int, path: str, options: dict[str, Any], expected: Outcome) 
     assert outcome(http_check(port, path, **options)) is expected
 
 
+async def answered(parts: list[bytes], **options: Any) -> tuple[Outcome, str]:
+    """Answer a check with these parts, some time apart, and close the connection."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.03)
+        writer.close()
+
+    probes = Probes()
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        return await probes.look(http_check(port, **options), "web.service", UNIT)
+    finally:
+        server.close()
+        await probes.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"body_contains": ""}], ids=["status", "body"])
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([b"HTTP/1.1 200 OK\r\n\r\n"], OK),
+        ([b"HTTP/1.0 200\r\nA: b\r\n\r\n"], OK),
+        ([b"HTT", b"P/1.1 2", b"00 OK\r\nA: b\r", b"\n\r\n"], OK),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"], OK),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 503 No\r\n\r\n"], FAILED),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n"], FAILED),
+        ([b"HTTP/1.1 200 OK\r\nA: b\r\n"], FAILED),
+        ([b"HTTP/1.1 200 OK\r\nA: ", *[b"b" * 10_000] * 7], FAILED),
+        ([b"HTTP/2 200 OK\r\n\r\n"], FAILED),
+        ([], FAILED),
+    ],
+)
+def test_answers(parts: list[bytes], expected: Outcome, options: dict[str, Any]) -> None:
+    found, why = asyncio.run(answered(parts, **options))
+    assert (found, bool(why)) == (expected, True)
+
+
+def test_many_slow_answers_at_once_are_all_heard() -> None:
+    async def ask() -> list[tuple[Outcome, str]]:
+        parts = [b"HTTP/1.1 200 OK\r\n", b"\r\n"]
+        return await asyncio.gather(*(answered(parts) for _ in range(100)))
+
+    assert {found for found, _ in asyncio.run(ask())} == {OK}
+
+
 def test_http_of_a_server_that_is_not_there(unused_port: int, silent_port: int) -> None:
     assert outcome(http_check(unused_port)) is FAILED
     assert outcome(http_check(silent_port, timeout_sec=0.2)) is FAILED

@@ -6,9 +6,6 @@ the check.
 """
 
 import asyncio
-import ssl
-
-import h11
 
 from healer.config import (
     CommandCheck,
@@ -20,21 +17,23 @@ from healer.config import (
     MemoryCheck,
     TcpCheck,
 )
-from healer.errors import HealerError
 from healer.events import UnitState
 from healer.watchdog.health import Outcome
 from healer.watchdog.probes.command import look_by_command
+from healer.watchdog.probes.connections import Connections
 from healer.watchdog.probes.file import Files
-from healer.watchdog.probes.http import Http
-from healer.watchdog.probes.listen import look_for_listener
+from healer.watchdog.probes.found import OWN_ERRORS, REFUSED, Found, explain
+from healer.watchdog.probes.http import Http, plain_request
+from healer.watchdog.probes.listen import Listeners
 from healer.watchdog.probes.log import Logs
 from healer.watchdog.probes.memory import look_at_memory
 from healer.watchdog.probes.patterns import Patterns
-from healer.watchdog.probes.tcp import look_at_port
+from healer.watchdog.probes.tcp import look_at_port, plain_connection
 
-# The agent's own doing, where it was the agent that was asked.
-_REFUSED = (ConnectionError, TimeoutError, ssl.SSLError, h11.RemoteProtocolError)
-_OWN_ERRORS = (OSError, ValueError, HealerError, h11.LocalProtocolError)
+__all__ = ["AT_ONCE", "Found", "Probes"]
+
+AT_ONCE = (ListenCheck, MemoryCheck)
+"""Kinds of checks that never have to be waited for."""
 
 
 class Probes:
@@ -45,23 +44,51 @@ class Probes:
         self._http = Http(self._patterns)
         self._logs = Logs(self._patterns)
         self._files = Files()
+        self._listeners = Listeners()
+        self._connections = Connections()
 
     async def close(self) -> None:
         """Make no more checks."""
         self._logs.close()
         self._files.close()
+        self._connections.close()
         await self._patterns.close()
 
-    async def look(self, check: HealthCheck, unit: str, state: UnitState) -> tuple[Outcome, str]:
+    def forget(self) -> None:
+        """Look anew at what checks share from now on; what was seen since is one moment to them."""
+        self._listeners.forget()
+
+    async def look(self, check: HealthCheck, unit: str, state: UnitState) -> Found:
         """Make one check of a running unit, within its timeout; return the outcome and why."""
+        self.forget()
+        found = self.begin(check, unit, state)
+        return await found if isinstance(found, asyncio.Future) else found
+
+    def begin(
+        self, check: HealthCheck, unit: str, state: UnitState
+    ) -> "Found | asyncio.Future[Found]":
+        """Begin a check; return what it found, or a future where that has to be waited for."""
+        try:
+            match check:
+                case ListenCheck():
+                    return self._listeners.look(check)
+                case MemoryCheck():
+                    return look_at_memory(check, unit, state.main_pid)
+                case TcpCheck() if (plain := plain_connection(check)) is not None:
+                    return self._connections.begin(plain)
+                case HttpCheck() if (plain := plain_request(check)) is not None:
+                    return self._connections.begin(plain)
+        except OWN_ERRORS as error:
+            return explain(error, check.timeout_sec)
+        return asyncio.ensure_future(self._look(check, unit, state))
+
+    async def _look(self, check: HealthCheck, unit: str, state: UnitState) -> Found:
         try:
             return await self._ask(check, unit, state)
-        except _REFUSED as error:
-            return Outcome.FAILED, str(error) or f"no answer within {check.timeout_sec:g} s"
-        except _OWN_ERRORS as error:
-            return Outcome.ERROR, str(error) or "the check could not be made"
+        except (*REFUSED, *OWN_ERRORS) as error:
+            return explain(error, check.timeout_sec)
 
-    async def _ask(self, check: HealthCheck, unit: str, state: UnitState) -> tuple[Outcome, str]:
+    async def _ask(self, check: HealthCheck, unit: str, state: UnitState) -> Found:
         match check:
             case HttpCheck():
                 return await self._http.look(check)
@@ -73,13 +100,10 @@ class Probes:
         try:
             async with asyncio.timeout(check.timeout_sec):
                 match check:
-                    case ListenCheck():
-                        return look_for_listener(check)
                     case LogCheck():
                         return await self._logs.look(check, unit, state.invocation)
-                    case MemoryCheck():
-                        return look_at_memory(check, unit, state.main_pid)
                     case FileCheck():
                         return await self._files.look(check)
         except TimeoutError:
-            return Outcome.ERROR, f"the host did not answer within {check.timeout_sec:g} s"
+            pass
+        return Outcome.ERROR, f"the host did not answer within {check.timeout_sec:g} s"

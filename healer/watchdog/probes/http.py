@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import re
+import socket
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -10,12 +12,68 @@ import h11
 
 from healer.config import HttpCheck
 from healer.watchdog.health import Outcome
+from healer.watchdog.probes.connections import Exchange
+from healer.watchdog.probes.found import Found
 from healer.watchdog.probes.patterns import Patterns
-from healer.watchdog.probes.tcp import connect, resolve
+from healer.watchdog.probes.tcp import connect, family_of, resolve
 
 # Nothing is looked for behind this many bytes of a body.
 _BODY_MAX = 1024 * 1024
 _CHUNK = 65_536
+# RFC 9112, 4; the reason may be missing.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\r?\n")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_HEAD_MAX = 65_536
+
+
+def plain_request(check: HttpCheck) -> Exchange | None:
+    """Return what makes this check, where it asks an IP address without TLS for its status only."""
+    plain = _plain(check)
+    if plain is None:
+        return None
+    family, address, request = plain
+
+    def judge(answer: bytes, ended: bool) -> Found | None:
+        status = _status_of(answer)
+        if status is not None:
+            return _judge_status(check, status)
+        if ended or len(answer) > _HEAD_MAX:
+            raise _no_answer(check)
+        return None
+
+    return Exchange(family, address, check.timeout_sec, request, judge)
+
+
+@functools.lru_cache(4096)
+def _plain(check: HttpCheck) -> tuple[socket.AddressFamily, tuple[str, int], bytes] | None:
+    url = urlsplit(check.url)
+    family = family_of(url.hostname or "")
+    if url.scheme != "http" or family is None or _wants_body(check):
+        return None
+    connection = h11.Connection(h11.CLIENT)
+    request = connection.send(_request(check)) or b""
+    return family, (url.hostname or "", url.port or 80), request
+
+
+def _status_of(answer: bytes) -> int | None:
+    """Return the status of an answer whose head is whole; None while it is not.
+
+    Raises ConnectionError where it is no answer of HTTP/1.
+    """
+    at = 0
+    while len(answer) > at:
+        line = _STATUS_LINE.match(answer, at)
+        if line is None:
+            if b"\n" in answer[at:] or not b"HTTP/1.".startswith(answer[at : at + 7]):
+                raise ConnectionError(f"that is no answer of HTTP/1: {answer[at : at + 40]!r}")
+            return None
+        end = _HEAD_END.search(answer, line.end(1))
+        if end is None:
+            return None
+        if (status := int(line[1])) >= 200:
+            return status
+        at = end.end()  # RFC 9110, 15.2: the answer itself is still to come
+    return None
 
 
 class Http:
@@ -24,7 +82,7 @@ class Http:
     def __init__(self, patterns: Patterns) -> None:
         self._patterns = patterns
 
-    async def look(self, check: HttpCheck) -> tuple[Outcome, str]:
+    async def look(self, check: HttpCheck) -> Found:
         """Make one check."""
         url = urlsplit(check.url)
         host, tls = url.hostname or "", _tls(check) if url.scheme == "https" else None
@@ -37,10 +95,10 @@ class Http:
             finally:
                 writer.close()
         if status != check.expect_status:
-            return Outcome.FAILED, f"{check.url} answered {status}"
+            return _judge_status(check, status)
         return await self._judge(check, status, body.decode(errors="replace"))
 
-    async def _judge(self, check: HttpCheck, status: int, body: str) -> tuple[Outcome, str]:
+    async def _judge(self, check: HttpCheck, status: int, body: str) -> Found:
         if check.body_contains is not None and check.body_contains not in body:
             return Outcome.FAILED, f"{check.url} answered without {check.body_contains!r}"
         if check.body_matches is not None:
@@ -48,7 +106,29 @@ class Http:
             if found is None:
                 wrong = f"{check.url} answered with nothing that matches {check.body_matches!r}"
                 return Outcome.FAILED, wrong
-        return Outcome.OK, f"{check.url} answered {status}"
+        return _judge_status(check, status)
+
+
+def _judge_status(check: HttpCheck, status: int) -> Found:
+    outcome = Outcome.OK if status == check.expect_status else Outcome.FAILED
+    return outcome, f"{check.url} answered {status}"
+
+
+def _no_answer(check: HttpCheck) -> ConnectionError:
+    return ConnectionResetError(f"{check.url} closed the connection without an answer")
+
+
+def _wants_body(check: HttpCheck) -> bool:
+    return check.body_contains is not None or check.body_matches is not None
+
+
+def _request(check: HttpCheck) -> h11.Request:
+    url = urlsplit(check.url)
+    target = urlunsplit(("", "", url.path or "/", url.query, ""))
+    # RFC 9110, 7.2: without the user information that a URL may carry.
+    authority = url.netloc.rpartition("@")[2]
+    headers = [("Host", authority), ("User-Agent", "healer"), ("Connection", "close")]
+    return h11.Request(method="GET", target=target, headers=headers)
 
 
 async def _get(
@@ -58,16 +138,10 @@ async def _get(
 
     Raises ConnectionError or h11.RemoteProtocolError where there is no whole answer.
     """
-    url = urlsplit(check.url)
     connection = h11.Connection(h11.CLIENT)
-    target = urlunsplit(("", "", url.path or "/", url.query, ""))
-    # RFC 9110, 7.2: without the user information that a URL may carry.
-    authority = url.netloc.rpartition("@")[2]
-    headers = [("Host", authority), ("User-Agent", "healer"), ("Connection", "close")]
-    writer.write(connection.send(h11.Request(method="GET", target=target, headers=headers)) or b"")
+    writer.write(connection.send(_request(check)) or b"")
     writer.write(connection.send(h11.EndOfMessage()) or b"")
     await writer.drain()
-    wants_body = check.body_contains is not None or check.body_matches is not None
     status, body = 0, bytearray()
     while len(body) < _BODY_MAX:
         event = connection.next_event()
@@ -75,14 +149,14 @@ async def _get(
             connection.receive_data(await stream.read(_CHUNK))
         elif isinstance(event, h11.Response):
             status = event.status_code
-            if not wants_body or status != check.expect_status:
+            if not _wants_body(check) or status != check.expect_status:
                 break
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
             break
         elif not isinstance(event, h11.InformationalResponse):
-            raise ConnectionResetError(f"{check.url} closed the connection without an answer")
+            raise _no_answer(check)
     return status, bytes(body[:_BODY_MAX])
 
 

@@ -7,11 +7,13 @@ failure of the agent, and it costs 23 MB and ten times the time.
 """
 
 import errno
+import functools
 import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +23,15 @@ from healer.watchdog.health import Outcome
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLMSG_DONE = 3
 _NLM_F_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _HEADER = struct.Struct("=IHHII")
+_LENGTH_AND_KIND = struct.Struct("=IH")
 _ATTRIBUTE = struct.Struct("=HH")
 _MESSAGE_SIZE = 72  # struct inet_diag_msg
+_PORT = struct.Struct(">H")
+_PORT_AT = 4
+_ANY_PORT = 0
 _SKV6ONLY = 11
 _LISTEN = 1 << 10  # TCP_LISTEN
 
@@ -47,24 +53,63 @@ class Listener:
         return self.address.version == host.version or (host.version == 4 and not self.v6_only)
 
 
-def look_for_listener(check: ListenCheck) -> tuple[Outcome, str]:
-    """Make one check."""
-    where = f"port {check.port}" if check.host is None else f"{check.host} port {check.port}"
-    host = ipaddress.ip_address(check.host) if check.host is not None else None
-    if any(host is None or listener.serves(host) for listener in listeners(check.port)):
-        return Outcome.OK, f"{where} is listened on"
-    return Outcome.FAILED, f"nothing listens on {where}"
+class Listeners:
+    """Looks for listening sockets; what the kernel says of one moment serves many checks."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, list[bytes]] | None = None
+
+    def forget(self) -> None:
+        """Ask the kernel anew for what is looked for from now on."""
+        self._known = None
+
+    def look(self, check: ListenCheck) -> tuple[Outcome, str]:
+        """Make one check; OSError where the kernel cannot say."""
+        where = f"port {check.port}" if check.host is None else f"{check.host} port {check.port}"
+        if self._known is None:
+            self._known = _by_port()
+        known = map(_listener, self._known.get(check.port, ()))
+        # Many sockets are told of in parts, and one that closes in between can hide another: that
+        # one is missing counts only if the kernel says so when it is asked for this port alone.
+        if _serves(known, check.host) or _serves(listeners(check.port), check.host):
+            return Outcome.OK, f"{where} is listened on"
+        return Outcome.FAILED, f"nothing listens on {where}"
 
 
 def listeners(port: int) -> Iterator[Listener]:
     """Yield the TCP sockets that listen on a port; OSError where the kernel cannot say."""
+    for message in _ask(port):
+        # A kernel that does not filter by port tells of all of them.
+        if _PORT.unpack_from(message, _PORT_AT)[0] == port:
+            yield _listener(message)
+
+
+def _by_port() -> dict[int, list[bytes]]:
+    found = defaultdict[int, list[bytes]](list)
+    for message in _ask(_ANY_PORT):
+        found[_PORT.unpack_from(message, _PORT_AT)[0]].append(message)
+    return found
+
+
+def _serves(found: Iterable[Listener], host: str | None) -> bool:
+    address = None if host is None else _address(host)
+    return any(address is None or listener.serves(address) for listener in found)
+
+
+@functools.lru_cache(4096)
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(host)
+
+
+def _ask(port: int) -> Iterator[bytes]:
+    """Yield a struct inet_diag_msg and its attributes for each listening socket."""
     yield from _dump(socket.AF_INET, port)
     # A kernel without IPv6 knows nothing of its sockets.
     if Path("/proc/net/tcp6").exists():
         yield from _dump(socket.AF_INET6, port)
 
 
-def _dump(family: int, port: int) -> Iterator[Listener]:
+def _dump(family: int, port: int) -> Iterator[bytes]:
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as kernel:
@@ -73,31 +118,28 @@ def _dump(family: int, port: int) -> Iterator[Listener]:
         kernel.send(_request(family, port))
         while True:
             data = kernel.recv(65_536)
-            for kind, message in _messages(data):
+            at = 0
+            while at < len(data):
+                length, kind = _LENGTH_AND_KIND.unpack_from(data, at)
+                message = data[at + _HEADER.size : at + length]
+                at += (length + 3) & ~3
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    yield message
+                    continue
+                _check(message)
                 if kind == _NLMSG_DONE:
-                    _check(message)
                     return
-                if kind == _NLMSG_ERROR:
-                    _check(message)
-                # A kernel that does not filter by port tells of all of them.
-                elif struct.unpack_from(">H", message, 4)[0] == port:
-                    yield _listener(message)
 
 
 def _request(family: int, port: int) -> bytes:
-    """Return a struct inet_diag_req_v2 that asks for a family's listening sockets on a port."""
+    """Return a struct inet_diag_req_v2 that asks for a family's listening sockets.
+
+    Those on one port, or on ``_ANY_PORT``.
+    """
     cookie = b"\xff" * 8  # INET_DIAG_NOCOOKIE
     body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _LISTEN)
     body += struct.pack(">HH", port, 0) + bytes(16 + 16 + 4) + cookie
     return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, 1, 0) + body
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        yield kind, data[at + _HEADER.size : at + length]
-        at += (length + 3) & ~3
 
 
 def _check(message: bytes) -> None:

@@ -30,7 +30,7 @@ class Host:
     def __init__(self, **checks: HealthCheck) -> None:
         self.records: list[Record] = []
         self.told = asyncio.Event()
-        self.units = Units(frozenset(), lambda _: None)
+        self.units = Units(frozenset(), lambda _: None, lambda _unit, _invocation: None)
         self.decisions = Decisions(self.config(checks))
         self.prober = Prober(self.decisions, self.units, self.records.extend, self.told.set)
 

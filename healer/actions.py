@@ -17,7 +17,7 @@ from healer.events import UnitState
 from healer.helper import CarryOut, RemoveStamps, Reply, Request
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
-from healer.safeswitch import rollback
+from healer.safeswitch import rollback, trial
 from healer.safeswitch.rollback import Progress
 
 _ATTEMPTS = 3
@@ -25,6 +25,9 @@ _ATTEMPTS = 3
 _PATIENCE = 120
 _RETRY_SEC = 1.0
 _POLL_SEC = 0.1
+_TRIAL_POLL_SEC = 0.5
+# What only healer's memory has to know.
+_RECORDED_ONLY = frozenset({"condemn", "forgive"})
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
 RETRY_REMOVAL_SEC = 10.0
@@ -54,6 +57,10 @@ async def carry_out(
         try:
             if intent.data["action"] == "rollback":
                 done = await _roll_back(intent, config, unit_state)
+            elif intent.data["action"] == "try":
+                done = await _try(intent, config, unit_state)
+            elif intent.data["action"] in _RECORDED_ONLY:
+                done = Done(True, "recorded")
             else:
                 reply = await _ask(CarryOut(intent.seq), config)
                 done = Done(reply.ok, reply.detail, reply.running)
@@ -105,6 +112,25 @@ async def _wait(
             progress = rollback.read_progress(intent)
             if (progress is not None and progress.done) or unit is None or unit.gave_up:
                 return progress
+
+
+async def _try(
+    intent: Entry,
+    config: Config,
+    unit_state: Callable[[str], Awaitable[UnitState | None]],
+) -> Done:
+    """Begin a trial and wait for its end, as long as a person takes; or take up one that began."""
+    while True:
+        going = trial.of(intent)
+        if going is not None and going.phase == "done":
+            return Done(going.ok, going.detail, going.running)
+        unit = await unit_state(trial.UNIT)
+        # Between two runs of its process the unit waits to be started again.
+        if going is None or going.boot != clock.boot_id() or unit is None or unit.gave_up:
+            reply = await _ask(CarryOut(intent.seq), config)
+            if not reply.ok:
+                return Done(False, reply.detail, reply.running)
+        await asyncio.sleep(_TRIAL_POLL_SEC)
 
 
 async def remove_stamps(names: list[str], config: Config) -> Done:

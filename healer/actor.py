@@ -6,21 +6,28 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from healer import actions
 from healer.actions import Done
-from healer.control import AgentRequest, Answer
+from healer.control import AgentRequest, Answer, Request, SafeSwitchRequest
 from healer.decisions import Decisions
-from healer.errors import LedgerIOError
+from healer.errors import LedgerIOError, RefusedError
+from healer.events import Systems
 from healer.host import clock
 from healer.ledger.entry import Entry
 from healer.records import Record
+from healer.safeswitch import asked, trial
 from healer.watchdog.units import Units
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_HOLD_SEC = 3600
+_DEFAULT_CONFIRM_SEC = 120
+# Less than the command waits for an answer.
+_ANSWER_SEC = 100.0
+_POLL_SEC = 0.1
+T = TypeVar("T")
 
 
 class Actor:
@@ -36,7 +43,7 @@ class Actor:
         units: Units,
         append: Callable[[Record], "Future[Entry]"],
         record: Callable[[Iterable[Record]], object],
-        observe: Callable[[], object],
+        observe: Callable[[], Systems],
         leave: Callable[[str], None],
     ) -> None:
         self._decisions = decisions
@@ -61,8 +68,42 @@ class Actor:
         for task in self._tasks:
             task.cancel()
 
-    async def ask(self, request: AgentRequest, who: str) -> Answer:
+    async def ask(self, request: Request, who: str) -> Answer:
         """Do what a person asks, and tell that person what became of it."""
+        if isinstance(request, AgentRequest):
+            return await self._ask_agent(request, who)
+        return await self._ask_safe_switch(request, who)
+
+    async def _ask_safe_switch(self, request: SafeSwitchRequest, who: str) -> Answer:
+        known, going = self._decisions.deployment, self._decisions.trial
+        try:
+            data = asked.intend(request.verb, request.toplevel, who, known, going, self._observe())
+        except RefusedError as error:
+            return Answer(False, str(error))
+        data["grant"] = request.grant
+        if data["action"] == "try":
+            data["confirm_sec"] = request.confirm_sec or _DEFAULT_CONFIRM_SEC
+        intent = Record(clock.now(), "action.intent", data)
+        self._decisions.replay(intent)
+        written = self._append(intent)
+        task = self._spawn(self._carry_out_durable(intent, written))
+        if data["action"] == "try":
+            return await self._begun(task, written)
+        done, _ = await asyncio.wait({task}, timeout=_ANSWER_SEC)
+        if not done:
+            return Answer(True, "it is under way: healer safeswitch status tells how it goes")
+        answer = task.result()
+        return Answer(answer.ok, answer.detail + asked.warnings(data, self._decisions.deployment))
+
+    async def _begun(self, task: "asyncio.Task[Answer]", written: "Future[Entry]") -> Answer:
+        """Wait until a trial has begun: its end is a person's to bring about."""
+        while not task.done():
+            if written.done() and written.exception() is None and trial.of(written.result()):
+                return Answer(True, "its trial has begun")
+            await asyncio.sleep(_POLL_SEC)
+        return task.result()
+
+    async def _ask_agent(self, request: AgentRequest, who: str) -> Answer:
         agent = self._decisions.config.agents.get(request.agent)
         if agent is None:
             names = ", ".join(sorted(self._decisions.config.agents))
@@ -121,10 +162,11 @@ class Actor:
         self._record(self._decisions.on_outcome(outcome, intent))
         return Answer(done.ok, done.detail)
 
-    def _spawn(self, job: Coroutine[Any, Any, object]) -> None:
+    def _spawn(self, job: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

@@ -1,8 +1,9 @@
 """The control socket: what a person asks of the daemon, and who that was.
 
-Policy is declared in Nix; here somebody holds an agent back, lets it go, restarts it, or has its
-backoff begin anew. The kernel says who is at the other end (SO_PEERCRED, unix(7)); root and the
-group `healer` may ask. A request is recorded before it becomes an intent.
+Policy is declared in Nix; here somebody holds an agent back, lets it go, restarts it, has its
+backoff begin anew, or decides on a deployment. The kernel says who is at the other end
+(SO_PEERCRED, unix(7)); root and the group `healer` may ask. A request is recorded before it becomes
+an intent.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _UCRED = struct.Struct("3i")
 Verb = Literal["hold", "release", "restart", "reset"]
 
 
-class AgentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AgentRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Do this to an agent; ``ttl_sec`` is how long a hold lasts at most.
 
     ``sudo_user`` is who became root to ask; it is believed of root only.
@@ -37,6 +38,22 @@ class AgentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sudo_user: str | None = None
 
 
+class SafeSwitchRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Do this with a deployment: `run` it on trial, `confirm` or `rollback` the one that runs…
+
+    ``confirm_sec`` is how long a trial waits, ``grant`` says that root asks (safeswitch/grants.py).
+    """
+
+    verb: Literal["run", "confirm", "rollback", "condemn", "forgive"]
+    toplevel: str | None = None
+    confirm_sec: int | None = None
+    grant: str | None = None
+    sudo_user: str | None = None
+
+
+Request = AgentRequest | SafeSwitchRequest
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What became of a request."""
 
@@ -44,7 +61,7 @@ class Answer(msgspec.Struct, frozen=True):
     detail: str
 
 
-Handler = Callable[[AgentRequest, str], Awaitable[Answer]]
+Handler = Callable[[Request, str], Awaitable[Answer]]
 
 
 async def serve(path: Path, handle: Handler) -> None:
@@ -53,7 +70,7 @@ async def serve(path: Path, handle: Handler) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = msgspec.json.decode(await reader.readline(), type=AgentRequest)
+            request = msgspec.json.decode(await reader.readline(), type=Request)
             reply = await handle(request, _who(writer.get_extra_info("socket"), request))
         except (msgspec.MsgspecError, ValueError) as error:
             reply = Answer(False, f"not a request: {error}")
@@ -66,7 +83,7 @@ async def serve(path: Path, handle: Handler) -> None:
         await server.serve_forever()
 
 
-def ask(path: Path, request: AgentRequest) -> Answer:
+def ask(path: Path, request: Request) -> Answer:
     """Send a request to the daemon and wait for its answer.
 
     Raises RefusedError without the right to ask, HostUnavailableError when nobody answers.
@@ -86,7 +103,7 @@ def ask(path: Path, request: AgentRequest) -> Answer:
         ) from error
 
 
-def _who(connection: socket.socket, request: AgentRequest) -> str:
+def _who(connection: socket.socket, request: Request) -> str:
     """Name who asks: the user at the other end, and whom root says it acts for."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(raw)

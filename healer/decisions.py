@@ -28,6 +28,7 @@ class Decisions:
         self.agents: dict[str, AgentState] = {}
         self.counts: dict[str, Count] = {}
         self.deployment = DeploymentState()
+        self.trial: Record | None = None
         self.streaks: dict[tuple[str, str], Streak] = {}
 
     def configure(self, config: Config) -> None:
@@ -44,6 +45,8 @@ class Decisions:
             if isinstance(each, str):
                 self.agents[each] = agent.apply(self.agent(each), record)
         counting.apply(self.counts, record)
+        if record.type.startswith("action.") and record.data["action"] == "try":
+            self.trial = record if record.type == "action.intent" else None
         self.deployment = deployment.apply(self.deployment, record)
 
     def agent(self, name: str) -> AgentState:
@@ -144,6 +147,8 @@ class Decisions:
         # Each agent is asked after here, and most of a host's life nobody needs to know.
         asked = self.deployment.under_observation
         unready = dict(self._unready(units, now)) if asked else {}
+        if self.trial is not None:
+            unready["the system"] = "is on trial, and not confirmed yet"
         config = self.config
         gates = [gate.name for gate in config.safe_switch.gates]
         facts = Facts(systems, unready, gates, environment)

@@ -6,7 +6,8 @@ sequence number in the ledger; what to do is read from there and checked: the en
 against the key that root pinned when it first saw the ledger, that no outcome follows, and that
 the machine allows it (a unit that is declared, a toplevel that root itself rooted as known-good).
 So whoever takes over the daemon can restart and stop agents, and return to a system that was good,
-with a reboot or without; no more.
+with a reboot or without; no more. For more, root itself must have asked: see
+healer/safeswitch/requests.py.
 """
 
 import os
@@ -25,7 +26,7 @@ from healer.host import clock, holds, nix, power, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
-from healer.safeswitch import rollback
+from healer.safeswitch import requests, rollback
 
 KNOWN_GOOD = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
@@ -89,7 +90,7 @@ def _answer(config: Config, line: bytes) -> Reply:
 def run_rollback(config: Config, intent_seq: int) -> bool:
     """Carry out the rollback of an intent, in this process; return whether it succeeded."""
     intent = signed_intent(config, intent_seq)
-    _known_good_target(intent)
+    _rollback_target(config, intent)
     progress = rollback.roll_back(intent, Path(config.safe_switch.profile))
     print(f"healer rollback: {progress.detail}", file=sys.stderr)
     return progress.ok
@@ -299,24 +300,51 @@ def _promote(config: Config, intent: Entry) -> Reply:
 
 def _rollback(config: Config, intent: Entry) -> Reply:
     """Start the rollback in a unit of its own and leave it to itself."""
-    target = _known_good_target(intent)
+    target = _rollback_target(config, intent)
     if config.package is None:
         raise RefusedError("config: package is null, so there is no program for the rollback unit")
     rollback.start(intent.seq, config.package, config.safe_switch.timeout_sec)
     return Reply(True, f"{rollback.UNIT} rolls back to {target}")
 
 
+def _try(config: Config, intent: Entry) -> Reply:
+    return Reply(True, requests.try_out(config, intent))
+
+
+def _confirm(_config: Config, intent: Entry) -> Reply:
+    return Reply(True, requests.confirm(intent))
+
+
+def _abandon(_config: Config, intent: Entry) -> Reply:
+    return Reply(True, requests.abandon(intent))
+
+
+def _rollback_target(config: Config, intent: Entry) -> str:
+    """Return where a rollback may go: to a known-good system, or where root itself asked for."""
+    target = str(intent.data["target"])
+    nix.check_toplevel(target)
+    if not _is_known_good(target):
+        requests.check_generation(intent, Path(config.safe_switch.profile))
+    return target
+
+
 def _known_good_target(intent: Entry) -> str:
     """Return an intent's target if root itself once rooted it as known-good."""
     target = str(intent.data["target"])
     nix.check_toplevel(target)
-    generations = KNOWN_GOOD.parent.glob(f"{KNOWN_GOOD.name}-*-link")
-    if target not in {str(link.resolve()) for link in generations}:
+    if not _is_known_good(target):
         raise RefusedError(f"{target} is not among the known-good systems at {KNOWN_GOOD}")
     return target
 
 
+def _is_known_good(target: str) -> bool:
+    generations = KNOWN_GOOD.parent.glob(f"{KNOWN_GOOD.name}-*-link")
+    return target in {str(link.resolve()) for link in generations}
+
+
 _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
+    "abandon": _abandon,
+    "confirm": _confirm,
     "give-up": _give_up,
     "hold": _hold,
     "kill": _kill,
@@ -327,6 +355,7 @@ _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
     "reset": _reset,
     "restart": _restart,
     "rollback": _rollback,
+    "try": _try,
 }
 
 

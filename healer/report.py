@@ -171,4 +171,7 @@ def _deployment(
             else "unknown"
             for gate in decisions.config.safe_switch.gates
         },
+        waiting_for=known.waiting_for,
+        known_goods=known.known_goods,
+        condemned=tuple(sorted(known.condemned)),
     )

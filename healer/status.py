@@ -44,7 +44,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The running system; ``safe_switch`` is ``on`` or ``off: reason``.
 
-    ``gates`` says how each stands, or stood when its probation ended.
+    ``gates`` says how each stands, or stood when its probation ended, ``waiting_for`` what keeps
+    it from being known-good; ``known_goods`` are in the order in which they became so.
     """
 
     toplevel: str | None
@@ -55,6 +56,9 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     switching: bool
     safe_switch: str
     gates: dict[str, Literal["passed", "failed", "unknown"]] = {}
+    waiting_for: str | None = None
+    known_goods: tuple[str, ...] = ()
+    condemned: tuple[str, ...] = ()
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

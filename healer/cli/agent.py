@@ -22,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--for",
         dest="ttl",
-        type=_duration,
+        type=duration,
         default=DEFAULT_TTL_SEC,
         metavar="TIME",
         help="how long a hold lasts at most: 90s, 30m, 12h or 7d (default: 1h)",
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if answer.ok else 1
 
 
-def _duration(text: str) -> int:
+def duration(text: str) -> int:
+    """Return the seconds of 90s, 30m, 12h or 7d; argparse's error for anything else."""
     number, unit = text[:-1], text[-1:]
     if not number.isdigit() or unit not in _UNITS or not 0 < int(number) * _UNITS[unit] <= 2592000:
         raise argparse.ArgumentTypeError("write 90s, 30m, 12h or 7d; 30d at the most")

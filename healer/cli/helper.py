@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from healer.config import Gate
 
 DEFAULT_CONFIG = Path("/etc/healer/config.yaml")
 
@@ -25,15 +29,45 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
     )
     parser.add_argument("--hold", type=int, metavar="SEQ", help="the intent of that hold")
+    parser.add_argument(
+        "--trial", action="store_true", help="carry the trial to its end (run by its own unit)"
+    )
+    parser.add_argument(
+        "--watch-gates",
+        action="store_true",
+        help="look at the declared gates and print what changes (run in a trial, without root)",
+    )
     parser.set_defaults(run=run)
+
+
+def _watch(gates: "tuple[Gate, ...]") -> int:
+    import asyncio
+    import json
+
+    from healer.safeswitch.gating import watch_alone
+
+    def tell(gate: str, holds: bool, detail: str) -> None:
+        print(json.dumps({"gate": gate, "ok": holds, "detail": detail}), flush=True)
+
+    asyncio.run(watch_alone(gates, tell))
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out one intent."""
-    from healer import helper
+    if args.trial:
+        from healer.safeswitch import trial
+
+        # It may outlive the configuration that it began under.
+        trial.run()
+        return 0
     from healer.config import load
 
     config = load(args.config).config
+    if args.watch_gates:
+        return _watch(config.safe_switch.gates)
+    from healer import helper
+
     if args.roll_back is not None:
         return 0 if helper.run_rollback(config, args.roll_back) else 1
     if args.release is not None:

@@ -220,8 +220,14 @@ def _intent(data: Data) -> str:
         "hold": "hold back",
         "release": "let go",
         "reset": "reset the restart counter of",
+        "try": "run on trial",
+        "confirm": "keep",
+        "abandon": "end the trial and go back to",
     }
     action = words.get(text(data, "action"), text(data, "action"))
+    who = text(data, "asked_by")
+    if who:
+        return f"{who} asked healer to {action} {target}"
     return f"healer decided to {action} {target}: {text(data, 'reason')}"
 
 

@@ -1,15 +1,18 @@
-"""The loop that looks at the gates, for as long as a deployment is judged."""
+"""The loop that looks at the gates, for as long as a deployment is judged or on trial."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 
 from healer.config import Gate, NetworkGate, UnitGate, as_check
 from healer.decisions import Decisions
-from healer.errors import HealerError
+from healer.errors import HealerError, HostUnavailableError
 from healer.events import Instant, UnitState
 from healer.host import clock
 from healer.host.netlink import Netlink
+from healer.host.systemd import SystemBus
 from healer.records import Record
 from healer.safeswitch import gates
 from healer.safeswitch.gates import Looked
@@ -58,6 +61,48 @@ class Looks:
             return Outcome.ERROR, str(error)
 
 
+async def watch(gate: Gate, looks: Looks, tell: Callable[[bool, str], None]) -> None:
+    """Look at a gate again and again, until cancelled; tell whenever it can be said if it holds."""
+    looked, told = Looked(), ""
+    while True:
+        outcome, detail = await looks.look(gate)
+        looked = looked.then(outcome)
+        holds = looked.holds(gate)
+        if outcome is Outcome.ERROR:
+            if detail != told:
+                log.warning("gate %s cannot be looked at: %s", gate.name, detail)
+            told = detail
+        elif holds is not None:
+            tell(holds, detail)
+        await asyncio.sleep(gate.interval_sec)
+
+
+async def watch_alone(declared: Iterable[Gate], tell: Callable[[str, bool, str], None]) -> None:
+    """Watch gates without a daemon, until cancelled; tell only what changes."""
+    bus = SystemBus(lambda *_: None, lambda: None)
+    standing: dict[str, bool] = {}
+
+    async def active_state(unit: str) -> str | None:
+        try:
+            return await bus.active_state(unit)
+        except HostUnavailableError:
+            await bus.connect(frozenset())
+            return await bus.active_state(unit)
+
+    def changed(gate: str, holds: bool, detail: str) -> None:
+        if standing.get(gate) != holds:
+            standing[gate] = holds
+            tell(gate, holds, detail)
+
+    looks = Looks(active_state)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for gate in declared:
+                group.create_task(watch(gate, looks, partial(changed, gate.name)))
+    finally:
+        await looks.close()
+
+
 class GateProber:
     """Looks at the declared gates in probations, and hands on what is decided."""
 
@@ -72,48 +117,43 @@ class GateProber:
         self._record = record
 
     async def run(self) -> None:
-        """Look in each probation, until cancelled; a new configuration begins anew."""
+        """Look in each probation, until cancelled; another deployment or configuration is anew."""
         while True:
-            declared = self._judged()
-            if declared:
-                await self._run(declared)
+            judged = self._judged()
+            if judged.gates:
+                looks = Looks(self._active_state)
+                try:
+                    await self._run(judged, looks)
+                finally:
+                    await looks.close()
             await asyncio.sleep(_TICK_SEC)
 
-    def _judged(self) -> tuple[Gate, ...]:
-        """Return the gates that are to be looked at now."""
-        config = self._decisions.config.safe_switch
-        judging = config.enable and self._decisions.deployment.under_observation
-        return config.gates if judging else ()
+    async def _run(self, judged: "_Judged", looks: Looks) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(watch(gate, looks, partial(self._tell, judged, gate.name)))
+                for gate in judged.gates
+            ]
+            while self._judged() == judged:
+                await asyncio.sleep(_TICK_SEC)
+            for task in tasks:
+                task.cancel()
 
-    async def _run(self, declared: tuple[Gate, ...]) -> None:
-        looks = Looks(self._active_state)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._keep_looking(gate, looks)) for gate in declared]
-                while self._judged() is declared:
-                    await asyncio.sleep(_TICK_SEC)
-                for task in tasks:
-                    task.cancel()
-        finally:
-            await looks.close()
+    def _tell(self, judged: "_Judged", gate: str, holds: bool, detail: str) -> None:
+        # What was seen while one deployment followed another says nothing about either.
+        if self._judged() == judged:
+            self._record(self._decisions.on_gate(gate, holds, detail, clock.now()))
 
-    async def _keep_looking(self, gate: Gate, looks: Looks) -> None:
-        looked, judged, told = Looked(), self._deployment(), ""
-        while True:
-            outcome, detail = await looks.look(gate)
-            if self._deployment() != judged:
-                # What was seen while one deployment followed another says nothing about either.
-                looked, judged = Looked(), self._deployment()
-            else:
-                looked = looked.then(outcome)
-                ok = looked.holds(gate)
-                if ok is not None and outcome is not Outcome.ERROR:
-                    self._record(self._decisions.on_gate(gate.name, ok, detail, clock.now()))
-            if outcome is Outcome.ERROR and detail != told:
-                log.warning("gate %s cannot be looked at: %s", gate.name, detail)
-            told = detail if outcome is Outcome.ERROR else ""
-            await asyncio.sleep(gate.interval_sec)
+    def _judged(self) -> "_Judged":
+        config, state = self._decisions.config.safe_switch, self._decisions.deployment
+        judging = config.enable and state.under_observation
+        return _Judged(config.gates if judging else (), state.current, state.since)
 
-    def _deployment(self) -> tuple[str | None, Instant | None]:
-        state = self._decisions.deployment
-        return state.current, state.since
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What is looked at now, and the deployment, in its boot, that is judged by it."""
+
+    gates: tuple[Gate, ...]
+    toplevel: str | None
+    since: Instant | None

@@ -1,0 +1,212 @@
+"""Root's answer to what a person asks of SafeSwitch: checks before anything changes.
+
+What root's helper lets through, and why:
+
+- `try` (run a system on trial) runs any complete system in the store, so as root whatever it was
+  built to run. Anybody may put such a thing into a store. So it takes a grant: root itself asked.
+- `rollback` goes to a known-good system on the daemon's word alone, as it always did. A person may
+  name any other generation of the profile: root deployed it once; but it may be an old one with
+  known holes, which whoever takes over the daemon must not be able to bring back. So that takes a
+  grant as well. What is no generation is refused even so: `try` is for that.
+- `confirm` and `abandon` end a trial that root began, either way; the group healer may.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from healer.config import Config
+from healer.config.reader import YamlError, parse
+from healer.errors import RefusedError
+from healer.host import clock, nix
+from healer.ledger.entry import Entry
+from healer.safeswitch import grants, rollback, trial
+from healer.safeswitch.trial import Trial
+
+_CONFIG = Path("etc/healer/config.yaml")
+_SPACE = 1024 * 1024
+# Less than the daemon waits for an answer.
+_KEEP_SEC = 50.0
+
+
+def try_out(config: Config, intent: Entry) -> str:
+    """Begin a trial, or take up one that was begun; return what is under way or came of it.
+
+    Raises RefusedError before anything is changed.
+    """
+    begun = trial.of(intent)
+    if begun is not None:
+        return _take_up(begun)
+    target = str(intent.data["target"])
+    profile = Path(config.safe_switch.profile)
+    if intent.boot != clock.boot_id():
+        raise RefusedError("the host was booted before the trial began")
+    grants.redeem(intent)
+    check_possible(target, profile)
+    if config.package is None:
+        raise RefusedError("config: package is null, so there is no program for the trial's unit")
+    systems, user, judge = nix.systems(profile), pwd.getpwnam("healer"), _judge(target)
+    trial.begin(
+        Trial(
+            leaf=intent.leaf,
+            boot=intent.boot,
+            target=target,
+            source=str(systems.current),
+            profile=str(profile),
+            profile_before=systems.profile,
+            confirm_sec=int(intent.data["confirm_sec"]),
+            timeout_sec=config.safe_switch.timeout_sec,
+            package=config.package,
+            judge=judge.package,
+            config=str(judge.config),
+            uid=user.pw_uid,
+            gid=user.pw_gid,
+            gates=dict.fromkeys(judge.gates, "unknown"),
+        )
+    )
+    return f"{trial.UNIT} runs {target} on trial"
+
+
+def _take_up(begun: Trial) -> str:
+    if begun.phase != "done" and begun.boot != clock.boot_id():
+        trial.settle(begun)
+    elif begun.phase != "done" and not _is_active(trial.UNIT):
+        trial.start(begun)
+    return begun.detail or f"{trial.UNIT} runs {begun.target} on trial"
+
+
+def confirm(intent: Entry) -> str:
+    """Have the trial's system kept, and wait for that; raises RefusedError where it cannot be."""
+    going = _going(intent)
+    waiting = [name for name, state in going.gates.items() if state != "passed"]
+    if going.phase != "waiting":
+        raise RefusedError(f"{going.target} cannot be confirmed: it is {going.phase}")
+    if waiting:
+        raise RefusedError(
+            f"{going.target} cannot be confirmed yet: {', '.join(sorted(waiting))} has not passed"
+        )
+    trial.say(going, keep=True, said=str(intent.data["reason"]))
+    return _came_of(going, kept=True)
+
+
+def abandon(intent: Entry) -> str:
+    """Have the trial go back now, and wait for that; raises RefusedError where it does not."""
+    going = _going(intent, by="from")
+    trial.say(going, keep=False, said=str(intent.data["reason"]))
+    return _came_of(going, kept=False)
+
+
+def _going(intent: Entry, by: str = "target") -> Trial:
+    going = trial.under_way()
+    wanted = intent.data["target"]
+    if going is None or (going.target if by == "target" else going.source) != wanted:
+        raise RefusedError("no such trial is under way")
+    return going
+
+
+def _came_of(going: Trial, *, kept: bool) -> str:
+    deadline = time.monotonic() + _KEEP_SEC
+    while time.monotonic() < deadline:
+        now = trial.read()
+        if now is None or now.leaf != going.leaf:
+            raise RefusedError("the trial's file is gone")
+        if now.phase == "done":
+            if now.ok != kept:
+                raise RefusedError(now.detail)
+            return now.detail
+        time.sleep(0.1)
+    return "it is under way: healer safeswitch status tells how it goes"
+
+
+def check_possible(target: str, profile: Path) -> None:
+    """Refuse, in words and before anything changes, what cannot be switched to now."""
+    nix.check_toplevel(target)
+    check = _run("nix-store", "--check-validity", target)
+    if check.returncode != 0:
+        raise RefusedError(f"{target} is not valid in the Nix store: {check.stderr.strip()}")
+    running = trial.under_way()
+    if running is not None:
+        raise RefusedError(f"{running.target} is on trial: confirm it, or roll back, first")
+    if nix.is_locked(nix.SWITCH_LOCK):
+        raise RefusedError(f"another switch is under way: it holds {nix.SWITCH_LOCK}")
+    if _is_active(rollback.UNIT):
+        raise RefusedError(f"another switch is under way: {rollback.UNIT} is active")
+    _check_space(target, profile)
+
+
+def _check_space(target: str, profile: Path) -> None:
+    wanted = {rollback.PROGRESS_DIR: _SPACE, profile.parent: _SPACE}
+    for boot in (Path("/boot"), Path("/efi")):
+        if boot.is_dir():
+            wanted[boot] = _SPACE // 4 + _boot_files(Path(target))
+    for path, needed in wanted.items():
+        status = os.statvfs(path)
+        free = status.f_bavail * status.f_frsize
+        if free < needed:
+            raise RefusedError(
+                f"no space: {path} has {free // 1024} KiB left, {needed // 1024} are needed"
+            )
+
+
+def _boot_files(target: Path) -> int:
+    """Return how many bytes a boot loader may have to copy: a new kernel, a new initrd."""
+    sizes = 0
+    for name in ("kernel", "initrd"):
+        new, booted = target / name, nix.BOOTED / name
+        if new.exists() and new.resolve() != booted.resolve():
+            sizes += new.stat().st_size
+    return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """The healer that watches the gates, the configuration that declares them, their names."""
+
+    package: str
+    config: Path
+    gates: tuple[str, ...]
+
+
+def _judge(target: str) -> _Judge:
+    """Return who judges the target: its own healer by its own gates; without one, today's.
+
+    Another version of healer may have options that this one does not know, so only what is needed
+    is read; its own healer reads the rest, and gates that it cannot look at never pass.
+    """
+    own = Path(target) / _CONFIG
+    path = (own if own.exists() else Path("/") / _CONFIG).resolve()
+    try:
+        document: Any = parse(path.read_text(encoding="utf-8"))
+        gates = tuple(str(gate["name"]) for gate in document["safeSwitch"]["gates"])
+        return _Judge(str(document["package"]), path, gates)
+    except (OSError, ValueError, YamlError, LookupError, TypeError) as error:
+        raise RefusedError(f"the gates that {path} declares cannot be read: {error}") from error
+
+
+def check_generation(intent: Entry, profile: Path) -> None:
+    """Refuse a target that is no generation of the profile, or that root did not ask for."""
+    target = str(intent.data["target"])
+    links = profile.parent.glob(f"{profile.name}-*-link")
+    if target not in {str(link.resolve()) for link in links}:
+        raise RefusedError(
+            f"{target} is neither known-good nor a generation of {profile}; to run what was never "
+            "deployed: healer safeswitch run"
+        )
+    grants.redeem(intent)
+
+
+def _is_active(unit: str) -> bool:
+    state = _run("systemctl", "is-active", unit).stdout.strip()
+    return state in {"active", "activating", "deactivating", "reloading"}
+
+
+def _run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which(name)
+    if program is None:
+        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)

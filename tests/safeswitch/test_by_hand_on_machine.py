@@ -1,0 +1,318 @@
+"""What a person does with `healer safeswitch`, on a real systemd with real generations."""
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from tests.conftest import Boot
+from tests.machine.agents import (
+    agent,
+    assert_intact,
+    entries,
+    main_pid,
+    system,
+    wait_for_entry,
+)
+from tests.machine.local import PROFILE, LocalMachine
+
+TRIAL = "/var/lib/healer-helper/trial.json"
+
+
+def gated(label: str, *gates: dict[str, Any], probation_sec: float = 600) -> dict[str, Any]:
+    """Declare a system that is not known-good by itself while a test looks."""
+    quick = {"intervalSec": 0.3, "failureThreshold": 2}
+    safe_switch = {"probationSec": probation_sec, "gates": [{**quick, **gate} for gate in gates]}
+    return system({"worker": agent()}, label=label, healer={"safeSwitch": safe_switch})
+
+
+def file_gate(path: str) -> dict[str, Any]:
+    return {"name": "smoke", "type": "command", "command": ["/usr/bin/test", "-e", path]}
+
+
+def where(machine: LocalMachine) -> tuple[str, str, str]:
+    """Return what runs, what the profile is and what boots."""
+    running, profile = machine.succeed(f"readlink -f /run/current-system {PROFILE}").split()
+    entry = machine.succeed("sed -n 's/^default //p' /boot/loader/loader.conf").strip()
+    options = machine.succeed(f"grep -o 'init=[^ ]*' /boot/loader/entries/{entry}").strip()
+    return running, profile, options.removeprefix("init=").removesuffix("/init")
+
+
+def ask(machine: LocalMachine, command: str, user: str = "root") -> tuple[bool, str]:
+    """Ask, as root by sudo or as somebody else; return whether it was done and what was said."""
+    as_whom = "SUDO_USER=alice" if user == "root" else f"setpriv --reuid={user} --clear-groups"
+    code, out = machine.execute(f"{as_whom} healer safeswitch {command} 2>&1")
+    return code == 0, out
+
+
+def refused(machine: LocalMachine, command: str, said: str, user: str = "root") -> None:
+    """Ask for something that is refused in these words, and see that nothing has changed."""
+    before = where(machine)
+    done, out = ask(machine, command, user)
+    assert not done, out
+    assert said in out, out
+    assert "Traceback" not in out
+    assert where(machine) == before
+
+
+def trial_outcome(machine: LocalMachine) -> dict[str, Any]:
+    outcome = wait_for_entry(machine, "action.outcome", action="try")
+    data: dict[str, Any] = outcome["data"]
+    return data
+
+
+def status(machine: LocalMachine) -> Any:
+    return json.loads(machine.succeed("healer safeswitch status --json"))
+
+
+def test_a_trial_that_is_confirmed(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build(gated("new", file_gate("/run/ready")))
+    machine.succeed("touch /run/ready")
+    machine.succeed(f"ln -s {new} /root/result")
+    done, out = ask(machine, "run /root/result --confirm-within 10m")
+    assert done, out
+    assert f"{new} runs on trial" in out
+    # Until it is confirmed, a reboot goes back.
+    assert where(machine) == (new, old, old)
+    trial = status(machine)["trial"]
+    assert (trial["target"], trial["source"], trial["phase"]) == (new, old, "waiting")
+    assert 0 < trial["confirm_left_s"] <= 600
+    assert f"on trial:    {new}" in machine.succeed("healer safeswitch status")
+    for link in ("target", "source"):
+        machine.succeed(f"nix-store --gc --print-roots | grep healer-trial-{link}")
+    machine.wait_until_succeeds("healer safeswitch confirm", timeout=60)
+    assert where(machine) == (new, new, new)
+    assert trial_outcome(machine)["ok"]
+    intent = wait_for_entry(machine, "action.intent", action="try")
+    assert intent["data"]["asked_by"] == "alice (by sudo)"
+    assert wait_for_entry(machine, "action.intent", action="confirm")["data"]["target"] == new
+    assert status(machine)["trial"] is None
+    machine.fail("ls /nix/var/nix/gcroots | grep healer-trial")
+    machine.wait_until_succeeds("! systemctl is-active healer-trial", timeout=30)
+    # It runs and boots, and is on probation like any other; a second word ends that too.
+    assert status(machine)["state"] == "provisional"
+    done, out = ask(machine, "confirm")
+    assert done, out
+    wait_for_entry(machine, "deployment.known-good", toplevel=new)
+    refused(machine, "confirm", "known-good already")
+    assert_intact(machine)
+
+
+def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old, pid = machine.current_system(), main_pid(machine, "worker.service")
+    new = machine.build({**gated("new"), "healerTag": "another version"})
+    # The session is a unit whose processes all die, as a login's do when its network goes.
+    command = shlex.quote(f"healer safeswitch run {new} --confirm-within 6s; sleep 1000")
+    machine.succeed(f"systemd-run --unit=session --setenv=PATH=$PATH sh -c {command}")
+    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=60)
+    machine.succeed("systemctl kill --signal=KILL session")
+    machine.succeed("systemctl mask --runtime healer", "systemctl kill --signal=KILL healer")
+    # What carries it dies as well, twice: PID 1 starts it again.
+    for _ in range(2):
+        machine.wait_until_succeeds(
+            "p=$(systemctl show -P MainPID healer-trial); test $p != 0 && kill -KILL $p", timeout=30
+        )
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    assert where(machine) == (old, old, old)
+    machine.succeed("systemctl unmask --runtime healer", "systemctl start healer")
+    outcome = trial_outcome(machine)
+    assert not outcome["ok"]
+    assert outcome["running"] == old
+    assert "nobody confirmed it within 6 s" in outcome["detail"]
+    assert pid == main_pid(machine, "worker.service")
+    assert_intact(machine)
+
+
+def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build(gated("new", file_gate("/run/ready")))
+    machine.succeed("touch /run/ready")
+    assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    machine.wait_until_succeeds(f'grep -q \'"smoke":"passed"\' {TRIAL}', timeout=60)
+    machine.succeed("rm /run/ready")
+    outcome = trial_outcome(machine)
+    assert not outcome["ok"]
+    assert "the gate smoke failed: /usr/bin/test exited with 1" in outcome["detail"]
+    assert where(machine) == (old, old, old)
+    # A gate runs as the user healer, not as root.
+    spy = {"name": "spy", "type": "command", "command": ["/usr/bin/touch", "/root/spied"]}
+    assert ask(machine, f"run {machine.build(gated('spy', spy))} --confirm-within 10m")[0]
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type action.outcome --json | grep -c 'gate spy failed') = 1",
+        timeout=60,
+    )
+    machine.fail("test -e /root/spied")
+
+
+def test_a_trial_ends_early(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    other = machine.build(gated("other"))
+    # By the person: a gate that has not passed keeps it from being confirmed.
+    slow = machine.build(gated("slow", {**file_gate("/run/never"), "failureThreshold": 1000}))
+    assert ask(machine, f"run {slow} --confirm-within 10m")[0]
+    refused(machine, "confirm", "smoke has not passed")
+    refused(machine, f"run {other}", "on trial")
+    done, out = ask(machine, "rollback")
+    assert done, out
+    assert "alice (by sudo) asked for it" in out
+    assert where(machine) == (old, old, old)
+    # By another deployment: what somebody deployed since stays.
+    assert ask(machine, f"run {slow} --confirm-within 8s")[0]
+    machine.set_profile(other)
+    assert machine.switch(other) == 0
+    machine.wait_until_succeeds(f"grep -q superseded {TRIAL}", timeout=60)
+    assert where(machine) == (other, other, other)
+    # By a reboot: what was not confirmed does not boot.
+    assert ask(machine, f"run {slow} --confirm-within 10m")[0]
+    machine.reboot()
+    machine.wait_for_unit("multi-user.target")
+    assert where(machine) == (other, other, other)
+    machine.wait_until_succeeds(f"grep -q 'booted in the trial' {TRIAL}", timeout=60)
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
+        " = 1",
+        timeout=60,
+    )
+
+
+def test_what_cannot_be_tried_is_refused_before_anything_changes(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build(gated("new"))
+    refused(machine, f"run {old}", "runs already")
+    refused(machine, "run /nix/store/nothing", "is not the path of a system")
+    refused(machine, "run /no/such/result", "does not exist")
+    refused(machine, "run /etc", "is not a system in /nix/store")
+    gone = "/nix/store/" + "a" * 32 + "-nixos-system-local"
+    refused(machine, f"run {gone}", "may have been garbage-collected")
+    package = machine.succeed("readlink -f $(dirname $(readlink -f $(which healer)))/..").strip()
+    refused(machine, f"run {package}", "is not a NixOS system")
+    lost = machine.build(gated("lost"))
+    machine.succeed(f"nix-store --delete {lost}")
+    refused(machine, f"run {lost}", "may have been garbage-collected")
+    # There, but not what Nix put there.
+    machine.succeed(f"cp -a {new} {gone}")
+    refused(machine, f"run {gone}", "is not valid in the Nix store")
+    machine.succeed("systemd-run --unit=hog flock /run/nixos/switch-to-configuration.lock sleep 99")
+    machine.wait_until_succeeds("grep -q FLOCK /proc/locks && systemctl is-active hog")
+    refused(machine, f"run {new}", "switch-to-configuration.lock")
+    machine.succeed("systemctl stop hog")
+    machine.succeed("systemd-run --unit=nixos-rebuild-switch-to-configuration sleep 99")
+    refused(machine, f"run {new}", "nixos-rebuild-switch-to-configuration.service is active")
+    machine.succeed("systemctl stop nixos-rebuild-switch-to-configuration")
+    # The kernel has to be copied there, and there is no room for it.
+    machine.succeed("cp -a /boot/loader /tmp/ && mount -t tmpfs -o size=200k tmpfs /boot")
+    machine.succeed("cp -a /tmp/loader /boot/")
+    refused(machine, f"run {new}", "no space: /boot has")
+    machine.succeed("umount /boot")
+    # What the switch itself refuses has changed nothing either.
+    inhibited = machine.build({**gated("inhibited"), "switchInhibitors": {"dbus": "broker"}})
+    machine.deploy({**gated("old"), "switchInhibitors": {"dbus": "classic"}, "label": "older"})
+    refused(machine, f"run {inhibited}", "nothing was changed: switch-to-configuration test exited")
+    condemned = machine.build(gated("condemned"))
+    assert ask(machine, f"condemn {condemned}")[0]
+    refused(machine, f"run {condemned}", "is condemned")
+    tried = [e["data"]["target"] for e in entries(machine, "action.intent")]
+    assert gone in tried
+    assert condemned in tried
+    machine.fail(f"grep -q waiting {TRIAL}")
+
+
+def test_nobody_but_root_runs_what_was_never_deployed(container: Boot) -> None:
+    """Not the daemon, whose user signs the intents, nor the group healer."""
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build(gated("new"))
+    refused(machine, f"run {new}", "only root", user="healer")
+    older = machine.deploy(gated("older"))
+    for verb, toplevel, said in (
+        ("run", new, "only root may ask for try"),
+        ("rollback", old, "only root may ask for rollback"),
+    ):
+        request = json.dumps({"type": "SafeSwitchRequest", "verb": verb, "toplevel": toplevel})
+        machine.write_file("/run/request", request + "\n")
+        _, out = machine.execute(
+            "setpriv --reuid=healer --regid=healer --clear-groups "
+            "nc -N -U /run/healer/control.sock < /run/request"
+        )
+        assert said in out
+    assert where(machine) == (older, older, older)
+    # A grant is for one thing, once.
+    machine.succeed("systemctl stop healer")
+    assert not ask(machine, f"rollback --to {old}")[0]
+    (grant,) = machine.succeed("ls /var/lib/healer-helper/grants").split()
+    machine.succeed("systemctl start healer")
+    machine.wait_for_unit("healer.service")
+    stolen = {"type": "SafeSwitchRequest", "verb": "run", "toplevel": new, "grant": grant}
+    machine.write_file("/run/request", json.dumps(stolen) + "\n")
+    out = machine.succeed("nc -N -U /run/healer/control.sock < /run/request")
+    assert "only root may ask for try" in out
+    assert where(machine) == (older, older, older)
+
+
+def test_going_back_by_hand(container: Boot) -> None:
+    machine = container(system=gated("first"))
+    first = machine.current_system()
+    refused(machine, "rollback", "no system is known to be good yet")
+    assert ask(machine, "confirm")[0]
+    wait_for_entry(machine, "deployment.known-good", toplevel=first)
+    refused(machine, "rollback", "it is the last known-good")
+    second, third = machine.deploy(gated("second")), machine.deploy(gated("third"))
+    # To the last known-good.
+    done, out = ask(machine, "rollback")
+    assert done, out
+    assert where(machine) == (first, first, first)
+    # To any generation of the profile.
+    done, out = ask(machine, f"rollback --to {second}")
+    assert done, out
+    assert where(machine) == (second, second, second)
+    refused(machine, f"rollback --to {second}", "runs already")
+    never = machine.build(gated("never deployed"))
+    refused(machine, f"rollback --to {never}", "neither known-good nor a generation")
+    intents = [e["data"] for e in entries(machine, "action.intent")]
+    asked = [i["asked_by"] for i in intents if i["action"] == "rollback"]
+    assert asked == ["alice (by sudo)"] * 3
+    # Nobody is condemned for it, unless somebody says so.
+    assert status(machine)["condemned"] == []
+    assert ask(machine, f"condemn {third}")[0]
+    assert status(machine)["condemned"] == [third]
+    refused(machine, f"condemn {third}", "condemned already")
+    refused(machine, f"rollback --to {third}", "is condemned")
+    done, out = ask(machine, f"condemn {first}")
+    assert done
+    assert "no known-good system is left" in out
+    refused(machine, "rollback", "no system is known to be good yet")
+    assert ask(machine, f"forgive {third}")[0]
+    refused(machine, f"forgive {third}", "is not condemned")
+    assert ask(machine, f"rollback --to {third}")[0]
+    assert where(machine) == (third, third, third)
+    assert_intact(machine)
+
+
+@pytest.mark.parametrize("moment", ["switching", "keeping"])
+def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
+    machine = container(system=gated("old"))
+    new = machine.build(
+        {**gated("new"), "bootLoaderScript": "sleep 1", "activationScript": "sleep 1"}
+    )
+    machine.write_file(
+        "/run/killer.sh",
+        f'until grep -qs \'"phase":"{moment}"\' {TRIAL}; do :; done\n'
+        "sleep 0.3; systemctl kill --signal=KILL healer-trial\n"
+        "systemctl kill --signal=KILL healer\n",
+    )
+    machine.succeed("systemd-run --unit=killer sh /run/killer.sh")
+    ask(machine, f"run {new} --confirm-within 10m")
+    machine.wait_until_succeeds(f'grep -q \'"phase":"waiting"\' {TRIAL}', timeout=60)
+    machine.wait_for_unit("healer.service")
+    machine.execute("healer safeswitch confirm")
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    assert where(machine) == (new, new, new)
+    assert trial_outcome(machine)["ok"]
+    assert_intact(machine)

@@ -153,6 +153,7 @@ class Actor:
             "intent": seq,
             "action": intent.data["action"],
             "agent": intent.data.get("agent"),
+            "asked_by": intent.data.get("asked_by"),
             "ok": done.ok,
             "detail": done.detail,
             "running": done.running,

@@ -164,7 +164,7 @@ class Daemon:
         return written
 
     def _append(self, record: Record) -> "concurrent.futures.Future[Entry]":
-        log.info("%s", report.one_line(record))
+        log.log(report.level(record), "%s", report.one_line(record))
         self._publisher.changed()
         return self._ledger.append(record.type, record.data, incident=record.incident)
 
@@ -194,6 +194,7 @@ class Daemon:
         self._look_at_ledger()
         if self._safe_switch_off is None:
             self._record(self._decisions.on_tick(self._units.states, systems, clock.now()))
+        self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
 
     def _look_at_systems(self) -> Systems:

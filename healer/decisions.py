@@ -12,7 +12,7 @@ from healer.records import Record
 from healer.safeswitch import deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
-from healer.watchdog import agent, counting, health
+from healer.watchdog import agent, counting, health, ladder
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
@@ -29,6 +29,7 @@ class Decisions:
         self.counts: dict[str, Count] = {}
         self.deployment = DeploymentState()
         self.trial: Record | None = None
+        self.reboots: tuple[Instant, ...] = ()
         self.streaks: dict[tuple[str, str], Streak] = {}
 
     def configure(self, config: Config) -> None:
@@ -43,7 +44,9 @@ class Decisions:
         concerned = [*self.agents] if record.type == "deployment.activated" else [name]
         for each in concerned:
             if isinstance(each, str):
-                self.agents[each] = agent.apply(self.agent(each), record)
+                self.agents[each] = agent.apply(self.agent(each), record, each)
+        if record.type == "action.intent" and record.data["action"] == "reboot":
+            self.reboots = (*self.reboots, record.at)
         counting.apply(self.counts, record)
         if record.type.startswith("action.") and record.data["action"] == "try":
             self.trial = record if record.type == "action.intent" else None
@@ -143,7 +146,12 @@ class Decisions:
         now: Instant,
         environment: Collection[str] = (),
     ) -> list[Record]:
-        """Answer the passing of time; ``environment`` says what is wrong with the host."""
+        """Answer the passing of time; ``environment`` says what is wrong with the host.
+
+        Before a reboot that is under way nothing is begun.
+        """
+        if any(state.ladder.pending == "reboot" for state in self.agents.values()):
+            return []
         # Each agent is asked after here, and most of a host's life nobody needs to know.
         asked = self.deployment.under_observation
         unready = dict(self._unready(units, now)) if asked else {}
@@ -155,6 +163,19 @@ class Decisions:
         return self._apply(
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )
+
+    def escalate(
+        self, units: Mapping[str, UnitState], systems: Systems, now: Instant
+    ) -> list[Record]:
+        """Climb the ladder for agents in a crash loop, once SafeSwitch was asked (``on_tick``)."""
+        records: list[Record] = []
+        for name, state in list(self.agents.items()):
+            if state.ladder.is_still or (declared := self.config.agents.get(name)) is None:
+                continue
+            host, unit = self._host(systems, now), units.get(declared.unit)
+            steps = ladder.decide(name, declared, state.ladder, state.incident, unit, host, now)
+            records += self._apply(steps)
+        return records
 
     def on_outcome(self, outcome: Record, intent: Record) -> list[Record]:
         """Answer the outcome of an action that was intended."""
@@ -170,6 +191,16 @@ class Decisions:
             self.replay(record)
         return made
 
+    def _host(self, systems: Systems, now: Instant) -> ladder.Host:
+        limits = self.config.escalation
+        rebooted = ladder.reboots_in_a_day(self.reboots, now)
+        return ladder.Host(
+            known_good=self.deployment.known_good,
+            may_reboot=limits.reboot and rebooted < limits.max_reboots_per_day,
+            rolling_back=self.deployment.rolling_back,
+            switching=systems.switching,
+        )
+
     def _unready(self, units: Mapping[str, UnitState], now: Instant) -> Iterator[tuple[str, str]]:
         """Name each agent that keeps the running deployment from being known-good.
 
@@ -179,6 +210,8 @@ class Decisions:
             state, unit = self.agent(name), units.get(declared.unit)
             if state.incident is not None:
                 yield name, "has crashed and is not stable yet"
+            elif state.ladder.gave_up is not None and not self._rests(name, state):
+                yield name, "was given up"
             elif unit is None:
                 yield name, f"has no unit {declared.unit}"
             elif unit.active_state == "activating":
@@ -200,4 +233,6 @@ class Decisions:
             return False
         if end.type == "agent.exit":
             return self.config.agents[name].restart.on == "failure"
-        return end.type == "agent.stopped" or end.data["toplevel"] != self.deployment.current
+        if end.type == "agent.stopped" and end.data["by"] != "healer":
+            return True
+        return bool(end.data["toplevel"] != self.deployment.current)

@@ -38,6 +38,11 @@ def one_line(record: Record) -> str:
     return words.line(record.type, record.data) + incident
 
 
+def level(record: Record) -> int:
+    """Return the priority of that line: what needs a person is critical."""
+    return logging.CRITICAL if record.type == "agent.gave-up" else logging.INFO
+
+
 class Publisher:
     """Writes the status file after a change, and from time to time as a sign of life."""
 
@@ -120,6 +125,8 @@ def _agent(
             for check, streak in streaks.items()
         },
         incident=known.incident,
+        quarantines=known.ladder.quarantines,
+        gave_up=known.ladder.gave_up.reason if known.ladder.gave_up is not None else None,
         held=_held(Path(decisions.config.runtime_dir), declared.unit)
         if declared.unit in held
         else None,

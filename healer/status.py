@@ -25,7 +25,10 @@ class LastCrash(msgspec.Struct, frozen=True, kw_only=True, rename={"crash_class"
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent; ``held`` says why healer holds it back, ``since_us`` since when it is so."""
+    """One agent; ``held`` says why healer holds it back, ``since_us`` since when it is so.
+
+    ``quarantines`` counts those since it last recovered; ``gave_up`` says why it was given up.
+    """
 
     unit: str
     active_state: str
@@ -39,6 +42,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     health: dict[str, Literal["ok", "failing", "unknown"]]
     incident: str | None
     held: str | None
+    quarantines: int = 0
+    gave_up: str | None = None
 
 
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,9 +19,9 @@ WELL, DEGRADED, NOT_RUNNING = 0, 1, 3
 _EXIT_CODES = """\
 exit codes:
   0  all is well
-  1  degraded: an agent is down, held back, failing a health check or not yet recovered
-     from a crash, the deployment fails a gate, something has drifted, or the ledger cannot be
-     written
+  1  degraded: an agent is down, held back, given up, failing a health check or not yet
+     recovered from a crash, the deployment fails a gate, something has drifted, or the
+     ledger cannot be written
   3  the daemon is not running (as systemctl status)
 """
 
@@ -83,7 +83,10 @@ def problems(status: "Status") -> list[str]:
 
 def _problems(status: "Status") -> Iterator[str]:
     for name, agent in status.agents.items():
-        if agent.held is not None:
+        if agent.gave_up is not None:
+            again = f"once it is mended: healer agent {name} release"
+            yield f"agent {name} was GIVEN UP, {agent.gave_up}; {again}"
+        elif agent.held is not None:
             yield f"agent {name} is held back: {agent.held}"
         elif agent.active_state not in _RUNNING:
             yield f"agent {name} is {agent.active_state} ({agent.sub_state})"
@@ -181,7 +184,9 @@ def _notes(agent: "AgentStatus", now_us: int) -> Iterator[str]:
     if agent.last_crash is not None:
         age = duration(max(0, now_us - agent.last_crash.time_us))
         yield f"last crash {age} ago: {agent.last_crash.words}"
-    if agent.held is not None:
+    if agent.gave_up is not None:
+        yield f"given up: {agent.gave_up}"
+    elif agent.held is not None:
         yield f"held back: {agent.held}"
 
 

@@ -8,7 +8,7 @@ or another version of its unit, ends that.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,11 @@ def _read(path: Path) -> Hold | None:
 
 def units(runtime_dir: Path) -> frozenset[str]:
     """Return the units that are held back."""
-    try:
-        return frozenset(path.name for path in (runtime_dir / "holds").iterdir())
-    except OSError:
-        return frozenset()
+    found: set[str] = set()
+    for directory in (runtime_dir / "holds", LASTING):
+        with suppress(OSError):
+            found |= {path.name for path in directory.iterdir()}
+    return frozenset(found)
 
 
 def _path(runtime_dir: Path, unit: str) -> Path:

@@ -15,6 +15,8 @@ class State(StrEnum):
     RECOVERED = "recovered"
     NOT_RESTARTED = "not-restarted"
     STOPPED = "stopped"
+    QUARANTINED = "quarantined"
+    GAVE_UP = "gave-up"
     ROLLING_BACK = "rolling-back"
     ROLLED_BACK = "rolled-back"
     ROLLBACK_FAILED = "rollback-failed"
@@ -24,6 +26,13 @@ class State(StrEnum):
 
 # What a rollback came to stays the headline, whatever becomes of the agent afterwards.
 _HEADLINES = frozenset({State.ROLLED_BACK, State.REFUTED})
+
+_ENDS = {
+    "agent.recovered": State.RECOVERED,
+    "agent.gave-up": State.GAVE_UP,
+    "agent.stopped": State.STOPPED,
+    "agent.exit": State.STOPPED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,7 @@ def _step(incident: Incident, entry: Entry) -> Incident:
     state, ended = incident.state, entry.time_us
     headline = state in _HEADLINES
     match entry.type:
-        case "agent.crash" | "health.failed" | "agent.restarted" | "drift.found":
+        case "agent.crash" | "health.failed" | "agent.restarted" | "agent.released" | "drift.found":
             busy = headline or state in {State.ROLLING_BACK, State.ROLLBACK_FAILED}
             return replace(incident, state=state if busy else State.OPEN, closed=None)
         case "agent.crash-loop" if (
@@ -143,10 +152,12 @@ def _step(incident: Incident, entry: Entry) -> Incident:
             return replace(incident, state=State.REFUTED, closed=None)
         case "deployment.refuted":
             return replace(incident, state=State.REFUTED, closed=None)
-        case "agent.recovered":
-            return replace(incident, state=state if headline else State.RECOVERED, closed=ended)
-        case "agent.stopped" | "agent.exit":
-            return replace(incident, state=state if headline else State.STOPPED, closed=ended)
+        case "agent.stopped" if entry.data.get("by") == "healer":
+            return incident
+        case "agent.recovered" | "agent.gave-up" | "agent.stopped" | "agent.exit":
+            return replace(incident, state=state if headline else _ENDS[entry.type], closed=ended)
+        case "action.outcome" if entry.data.get("action") == "quarantine" and entry.data.get("ok"):
+            return replace(incident, state=state if headline else State.QUARANTINED)
         case "agent.not-restarted":
             told = headline or state is State.STOPPED
             return replace(incident, state=state if told else State.NOT_RESTARTED, closed=ended)
@@ -184,6 +195,8 @@ def _summary(incident: Incident) -> str:
     then = {
         State.OPEN: "not stable yet",
         State.NOT_RESTARTED: "stays down",
+        State.QUARANTINED: "in quarantine",
+        State.GAVE_UP: "given up",
         State.STOPPED: "then it was stopped or finished",
         State.ROLLING_BACK: "rolling back",
         State.ROLLED_BACK: f"rolled back to {words.toplevel(incident.rolled_back_to)}",

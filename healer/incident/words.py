@@ -218,6 +218,9 @@ def _intent(data: Data) -> str:
         "rollback": "roll back to",
         "promote": "call known-good:",
         "hold": "hold back",
+        "quarantine": "quarantine",
+        "reboot": "reboot into",
+        "give-up": "give up on",
         "release": "let go",
         "reset": "reset the restart counter of",
         "try": "run on trial",
@@ -263,6 +266,20 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "agent.crash-loop": lambda d: (
         f"{text(d, 'agent')} is in a crash loop under {toplevel(d.get('toplevel'))}: "
         f"{text(d, 'reason')}"
+    ),
+    "agent.released": lambda d: (
+        f"{text(d, 'unit')} is held back no more: "
+        + {"boot": "the host was rebooted", "failure": "it never was"}.get(
+            text(d, "by"), "its quarantine is over"
+        )
+    ),
+    "agent.gave-up": lambda d: (
+        f"{text(d, 'agent')} is GIVEN UP: {text(d, 'reason')}; "
+        + (
+            f"it stays down until somebody says: healer agent {text(d, 'agent')} release"
+            if d.get("stopped") is True
+            else f"and it could not be stopped: {text(d, 'detail')}"
+        )
     ),
     "agent.exit": lambda d: f"{text(d, 'unit')} finished: {ending(d)}",
     "agent.stopped": lambda d: f"{text(d, 'unit')} was stopped on request: {ending(d)}",

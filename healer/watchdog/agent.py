@@ -6,17 +6,22 @@ when systemd will not start it again.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from healer.config import Agent
 from healer.events import Context, Ended, Instant, UnitState
 from healer.records import Record
+from healer.watchdog import ladder as steps
 from healer.watchdog.classify import crash_class, is_crash
+from healer.watchdog.ladder import Ladder
 from healer.watchdog.policy import answer
 
 # How many ended invocations and crashes of one agent are remembered, so that the same end is not
 # recorded twice. The journal can tell again of all that happened since healer was last up.
 _REMEMBERED = 4096
+
+# So many budgets of crashes without a stable run in between are a crash loop, however slow.
+_NEVER_STABLE = 4
 
 # A restart job passes through "inactive": a unit that is down for this long stays down.
 _SETTLED_MS = 1000
@@ -55,6 +60,7 @@ class AgentState:
     looped_in: str | None = None
     unhealthy: tuple[str, str] | None = None
     passed: tuple[tuple[str, str], ...] = ()
+    ladder: Ladder = field(default_factory=Ladder)
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded already."""
@@ -75,15 +81,22 @@ class AgentState:
         return (check, invocation) in self.passed
 
 
-def apply(state: AgentState, record: Record) -> AgentState:
-    """Fold one of this agent's records into its state."""
+def apply(state: AgentState, record: Record, name: str) -> AgentState:
+    """Fold a record that concerns the agent ``name`` into its state."""
+    folded = _apply(state, record)
+    ladder = steps.apply(state.ladder, record, name)
+    return folded if ladder is state.ladder else replace(folded, ladder=ladder)
+
+
+def _apply(state: AgentState, record: Record) -> AgentState:
     data = record.data
     match record.type:
         case "agent.crash":
             death = Death(data["boot"], _uptime_ms(record), data["toplevel"], data["early"])
+            counts = not steps.is_answered(state.ladder, record)
             return replace(
                 _end(state, record),
-                deaths=(*state.deaths, death)[-_REMEMBERED:],
+                deaths=(*state.deaths, death)[-_REMEMBERED:] if counts else state.deaths,
                 crashes=state.crashes + 1,
                 last_crash=record,
                 incident=record.incident,
@@ -95,10 +108,28 @@ def apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, restarted_as=(record.at.boot, data["invocation"]))
         case "agent.recovered":
             return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
-        case "agent.not-restarted":
+        case "agent.not-restarted" | "agent.gave-up":
             return replace(state, incident=None, restarted_as=None)
+        case "agent.released":
+            # The run before the quarantine is over, also if its end was never learnt of.
+            return replace(state, restarted_as=None)
         case "agent.crash-loop":
             return replace(state, looped_in=data["toplevel"])
+        case "action.outcome" if data["action"] == "kill" and not data["ok"]:
+            return replace(state, unhealthy=None)
+        case "action.outcome" if data["action"] in {"quarantine", "reboot", "release"}:
+            # The budget begins anew with each step.
+            return replace(state, deaths=(), looped_in=None)
+        case "deployment.activated" if data["toplevel"] != data["previous"]:
+            return replace(state, deaths=(), looped_in=None)
+        case _:
+            return _checked(state, record)
+
+
+def _checked(state: AgentState, record: Record) -> AgentState:
+    """Fold what a health check found."""
+    data = record.data
+    match record.type:
         case "health.failed":
             return replace(state, unhealthy=(data["invocation"], data["check"]))
         case "health.passed":
@@ -106,10 +137,6 @@ def apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, passed=(*_other_checks(state, data), passed))
         case "health.unready":
             return replace(state, passed=_other_checks(state, data))
-        case "action.outcome" if data["action"] == "kill" and not data["ok"]:
-            return replace(state, unhealthy=None)
-        case "deployment.activated" if data["toplevel"] != data["previous"]:
-            return replace(state, deaths=(), looped_in=None)
         case _:
             return state
 
@@ -135,13 +162,16 @@ def on_ended(
     if not is_crash(ended, stop_requested=requested, health_check=health_check):
         if requested:
             by = "switch" if context.switching else "request"
+            if state.ladder.stops_it:
+                by = "healer"
             yield Record(now, "agent.stopped", {**common, "by": by}, state.incident)
         else:
             yield Record(now, "agent.exit", common, state.incident)
         return
     crash = _crash(name, agent, state, ended, context, now, common)
     yield crash
-    yield from _crash_loop(name, agent, apply(state, crash), ended, now)
+    if not steps.is_answered(state.ladder, crash):
+        yield from _crash_loop(name, agent, apply(state, crash, name), ended, now)
 
 
 def on_state(
@@ -151,7 +181,7 @@ def on_state(
 
     ``started`` says that every startup check has succeeded: before that no run is stable.
     """
-    if state.last_crash is None:
+    if state.last_crash is None or state.ladder.held or state.ladder.giving_up:
         return
     crash = state.last_crash.data
     common = {"agent": name, "unit": agent.unit}
@@ -184,6 +214,8 @@ def on_state(
                 state.incident,
             )
             yield from _begin_backoff_anew(name, agent, state, unit, now)
+    elif state.ladder.knows_more(agent):
+        return
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= _settled_ms(crash):
         last = state.last_end.type if state.last_end else ""
         if last == "agent.stopped":
@@ -268,7 +300,9 @@ def _crash_loop(
 ) -> Iterator[Record]:
     """Tell whether the crashes under one toplevel spend the budget, once for each toplevel.
 
-    Backoff hides a loop from a time window, so deaths soon after the start are counted as well.
+    Backoff hides a loop from a time window, so deaths soon after the start are counted as well, and
+    many of those that are neither soon nor close together. A rule can spend the budget at once;
+    ``escalate`` does so before the last step, so that SafeSwitch has been asked before it.
     """
     if ended.toplevel is not None and state.looped_in == ended.toplevel:
         return
@@ -282,13 +316,18 @@ def _crash_loop(
         if not death.early:
             break
         early += 1
-    if max(in_window, early) < budget.max_crashes:
+    answer = state.last_crash.data.get("answer") if state.last_crash is not None else None
+    at_the_end = state.ladder.quarantines >= agent.escalation.max_quarantines
+    if in_window >= budget.max_crashes:
+        reason = f"{in_window} crashes within {budget.window_sec:g} s"
+    elif early >= budget.max_crashes:
+        reason = f"{early} deaths in a row within {budget.early_death_sec:g} s of their start"
+    elif len(deaths) >= _NEVER_STABLE * budget.max_crashes:
+        reason = f"{len(deaths)} crashes without {agent.stable_sec:g} s up in between"
+    elif answer == "rollback" or (answer == "escalate" and at_the_end):
+        reason = f"its rule for this end says {answer}"
+    else:
         return
-    reason = (
-        f"{in_window} crashes within {budget.window_sec:g} s"
-        if in_window >= budget.max_crashes
-        else f"{early} deaths in a row within {budget.early_death_sec:g} s of their start"
-    )
     yield Record(
         now,
         "agent.crash-loop",

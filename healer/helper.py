@@ -181,18 +181,27 @@ def _hold(config: Config, intent: Entry) -> Reply:
     if intent.boot != clock.boot_id():
         raise RefusedError("the host has booted since, and a hold ends with its boot")
     if left_ms <= 0:
-        return Reply(True, f"the time for which {unit} was to be held back is over")
+        return Reply(False, f"the time for which {unit} was to be held back is over")
     with holds.exclusively():
         before = holds.read(Path(config.runtime_dir), unit)
-        longer = before is not None and (before.until_ms is None or before.until_ms > until_ms)
-        if before is not None and longer and "asked_by" not in intent.data:
-            return Reply(True, f"{unit} is held back already: {before.reason}")
+        if before is not None and _outlasts(before, intent, until_ms):
+            return Reply(False, f"{unit} is held back already: {before.reason}")
         # The timer comes first: nothing is ever held that nothing will release.
         _arm_release(config, unit, intent.seq, left_ms)
         holds.write(Path(config.runtime_dir), unit, holds.Hold(reason, until_ms, intent.seq))
         _systemctl("stop", "--no-block", unit)
-    _wait_until_down(config, unit, intent.seq)
+        if before is not None and before.intent != intent.seq:
+            _disarm_release(unit, before)
+    if not _wait_until_down(config, unit, intent.seq):
+        return Reply(False, f"{unit} was let go again before it was down")
     return Reply(True, f"{unit} is held back for at most {left_ms // 1000} s")
+
+
+def _outlasts(hold: holds.Hold, intent: Entry, until_ms: int) -> bool:
+    """Whether a hold stays as it is: whom healer gave up a person releases first."""
+    if hold.until_ms is None:
+        return True
+    return "asked_by" not in intent.data and hold.until_ms > until_ms
 
 
 def _give_up(config: Config, intent: Entry) -> Reply:
@@ -203,7 +212,8 @@ def _give_up(config: Config, intent: Entry) -> Reply:
         holds.write(Path(config.runtime_dir), unit, hold)
         _systemctl("stop", "--no-block", unit)
         holds.write_lasting(unit, hold)
-    _wait_until_down(config, unit, intent.seq)
+    if not _wait_until_down(config, unit, intent.seq):
+        return Reply(False, f"{unit} was let go again before it was down")
     return Reply(True, f"{unit} is stopped and held back until somebody releases it")
 
 
@@ -211,7 +221,7 @@ def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> No
     """Have PID 1 release this very hold, once; a timer that is there already is the same one."""
     if config.package is None:
         raise RefusedError("config: package is null, so there is no program to release the agent")
-    name = f"healer-release-{unit.removesuffix('.service')}-{intent_seq}"
+    name = _release_unit(unit, intent_seq)
     if _systemctl("show", "--property=LoadState", "--value", f"{name}.timer").strip() == "loaded":
         return
     _systemd_run(
@@ -225,15 +235,27 @@ def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> No
     )
 
 
-def _wait_until_down(config: Config, unit: str, intent_seq: int) -> None:
-    """Wait until a held unit is down, or is not held any more, or stops very slowly."""
+def _disarm_release(unit: str, hold: holds.Hold) -> None:
+    """Remove the timer of a hold that is over; left alone it would do nothing."""
+    _systemctl("stop", f"{_release_unit(unit, hold.intent)}.timer", check=False)
+
+
+def _release_unit(unit: str, intent_seq: int) -> str:
+    return f"healer-release-{unit.removesuffix('.service')}-{intent_seq}"
+
+
+def _wait_until_down(config: Config, unit: str, intent_seq: int) -> bool:
+    """Wait until a held unit is down or stops very slowly; False when it is not held any more."""
+
+    def is_held() -> bool:
+        hold = holds.read(Path(config.runtime_dir), unit)
+        return hold is not None and hold.intent == intent_seq
 
     def is_down() -> bool:
-        state = _systemctl("show", "--property=ActiveState", "--value", unit).strip()
-        hold = holds.read(Path(config.runtime_dir), unit)
-        return state in {"inactive", "failed"} or hold is None or hold.intent != intent_seq
+        return _active_state(unit) in {"inactive", "failed"} or not is_held()
 
     _wait(is_down, _STOP_SEC)
+    return is_held()
 
 
 def _release(config: Config, intent: Entry) -> Reply:
@@ -243,7 +265,7 @@ def _release(config: Config, intent: Entry) -> Reply:
         hold = holds.read(Path(config.runtime_dir), unit)
         if hold is not None and own is not None and hold.intent != own:
             return Reply(True, f"{unit} stays held back: {hold.reason}")
-        _let_go(config, unit)
+        _let_go(config, unit, hold)
     return Reply(True, f"{unit} is let go and started")
 
 
@@ -252,12 +274,14 @@ def release(config: Config, unit: str, intent_seq: int) -> None:
     with holds.exclusively():
         hold = holds.read(Path(config.runtime_dir), unit)
         if hold is not None and hold.intent == intent_seq:
-            _let_go(config, unit)
+            _let_go(config, unit, hold)
 
 
-def _let_go(config: Config, unit: str) -> None:
+def _let_go(config: Config, unit: str, hold: holds.Hold | None) -> None:
     holds.remove(Path(config.runtime_dir), unit)
     _systemctl("start", "--no-block", unit)
+    if hold is not None:
+        _disarm_release(unit, hold)
 
 
 def _reboot(config: Config, intent: Entry) -> Reply:
@@ -361,6 +385,10 @@ _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
 
 def _invocation(unit: str) -> str:
     return _systemctl("show", "--property=InvocationID", "--value", unit).strip()
+
+
+def _active_state(unit: str) -> str:
+    return _systemctl("show", "--property=ActiveState", "--value", unit).strip()
 
 
 def _systemctl(*arguments: str, check: bool = True) -> str:

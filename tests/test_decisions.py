@@ -39,12 +39,15 @@ class Host:
     switching: bool = False
     invocations: int = 0
     units: dict[str, UnitState] = field(default_factory=dict)
+    held: dict[str, int | None] = field(default_factory=dict)
     started_under: dict[str, str] = field(default_factory=dict)
 
     def now(self) -> Instant:
         return Instant(f"boot{self.boot}", self.uptime_ms)
 
     def start(self, name: str) -> None:
+        if name in self.held:
+            return
         self.invocations += 1
         self.started_under[name] = self.current
         self.units[f"{name}.service"] = UnitState(
@@ -58,6 +61,24 @@ class Host:
             since_ms=self.uptime_ms,
             active_enter_ms=self.uptime_ms,
         )
+
+    def hold(self, name: str, until_ms: int | None) -> None:
+        self.held[name] = until_ms
+        unit = f"{name}.service"
+        down = replace(self.units[unit], active_state="inactive", sub_state="dead")
+        self.units[unit] = replace(down, since_ms=self.uptime_ms)
+
+    def release(self, name: str) -> None:
+        if name in self.held:
+            del self.held[name]
+            self.start(name)
+
+    def runs(self, name: str) -> bool:
+        return self.units[f"{name}.service"].running
+
+
+# The steps of the ladder; all other intents are about deployments.
+STEPS = frozenset({"quarantine", "give-up", "release"})
 
 
 class Histories(RuleBasedStateMachine):
@@ -86,8 +107,15 @@ class Histories(RuleBasedStateMachine):
         for unit, state in self.host.units.items():
             self.record(self.decisions.on_unit(unit, state, self.systems(), now))
         self.record(self.decisions.on_tick(self.host.units, self.systems(), now))
+        self.record(self.decisions.escalate(self.host.units, self.systems(), now))
 
     def open_intents(self) -> list[Record]:
+        return [intent for intent in self._open() if intent.data["action"] not in STEPS]
+
+    def open_steps(self) -> list[Record]:
+        return [intent for intent in self._open() if intent.data["action"] in STEPS]
+
+    def _open(self) -> list[Record]:
         done = {r.data["intent"] for r in self.ledger if r.type == "action.outcome"}
         return [
             r for seq, r in enumerate(self.ledger) if r.type == "action.intent" and seq not in done
@@ -95,7 +123,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(AGENTS), times=st.integers(1, 4), runtime=st.integers(0, 20_000))
     def crash(self, name: str, times: int, runtime: int) -> None:
-        for _ in range(times):
+        for _ in range(times if self.host.runs(name) else 0):
             host, unit = self.host, f"{name}.service"
             state = host.units[unit]
             host.uptime_ms += runtime
@@ -127,6 +155,9 @@ class Histories(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 31, 121, 4000]))
     def time_passes(self, seconds: int) -> None:
         self.host.uptime_ms += seconds * 1000
+        for name, until_ms in [*self.host.held.items()]:
+            if until_ms is not None and until_ms <= self.host.uptime_ms:
+                self.host.release(name)
         self.look()
 
     @rule(toplevel=st.sampled_from(TOPLEVELS), restarted=st.booleans())
@@ -144,6 +175,9 @@ class Histories(RuleBasedStateMachine):
         self.host.boot += 1
         self.host.uptime_ms = 0
         self.host.current = toplevel or self.host.current
+        for name, until_ms in [*self.host.held.items()]:
+            if until_ms is not None:
+                del self.host.held[name]
         for name in AGENTS:
             self.host.start(name)
         self.restart_healer()
@@ -167,8 +201,43 @@ class Histories(RuleBasedStateMachine):
             for name in AGENTS:
                 self.host.start(name)
             self.record(self.decisions.on_systems(self.systems(), self.host.now()))
+        self.outcome(intent, ok=ok)
+
+    @precondition(lambda self: self.open_steps())
+    @rule(ok=st.booleans())
+    def a_step_ends(self, ok: bool) -> None:
+        intent = self.open_steps()[-1]
+        name, action = intent.data["agent"], intent.data["action"]
+        ok = ok and (action == "give-up" or intent.at.boot == self.host.now().boot)
+        if ok and action == "release":
+            self.host.release(name)
+        elif ok and action == "quarantine":
+            self.host.hold(name, self.host.uptime_ms + intent.data["ttl_sec"] * 1000)
+        elif ok:
+            self.host.hold(name, None)
+        self.outcome(intent, ok=ok)
+
+    @precondition(lambda self: self.host.held)
+    @rule()
+    def a_person_releases(self) -> None:
+        name = next(iter(self.host.held))
+        data = {"action": "release", "target": f"{name}.service", "agent": name, "asked_by": "al"}
+        intent = Record(self.host.now(), "action.intent", {**data, "reason": "al asked for it"})
+        self.decisions.replay(intent)
+        self.record([intent])
+        self.host.release(name)
+        self.outcome(intent, ok=True)
+
+    def outcome(self, intent: Record, *, ok: bool) -> None:
         seq = next(i for i, r in enumerate(self.ledger) if r is intent)
-        data = {"intent": seq, "action": intent.data["action"], "ok": ok}
+        data = {
+            "intent": seq,
+            "action": intent.data["action"],
+            "agent": intent.data.get("agent"),
+            "asked_by": intent.data.get("asked_by"),
+            "ok": ok,
+            "detail": "",
+        }
         outcome = Record(self.host.now(), "action.outcome", data, intent.incident)
         self.record(self.decisions.on_outcome(outcome, intent))
         self.look()
@@ -202,6 +271,19 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def one_action_at_a_time(self) -> None:
         assert len(self.open_intents()) <= 1
+        agents = [intent.data["agent"] for intent in self.open_steps()]
+        assert len(agents) == len(set(agents))
+
+    @invariant()
+    def no_agent_is_stopped_while_its_system_is_rolled_back(self) -> None:
+        rolling_back = False
+        for record in self.ledger:
+            if record.type == "action.intent" and record.data["action"] == "rollback":
+                rolling_back = True
+            elif record.type == "action.outcome" and record.data["action"] == "rollback":
+                rolling_back = False
+            elif record.type == "action.intent" and record.data["action"] in STEPS:
+                assert not rolling_back or record.data["action"] == "release"
 
     @invariant()
     def promotion_is_earned(self) -> None:

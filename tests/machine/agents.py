@@ -47,6 +47,8 @@ def agent(program: str = "worker", **options: Any) -> dict[str, Any]:
         "command": ["/usr/bin/python3", f"/etc/agents/{program}.py"],
         "stateDirectory": options.pop("stateDirectory", "worker"),
         "stableSec": 2,
+        # Most tests kill it more often than healer would bear.
+        "escalation": {"enable": False},
         **options,
     }
 

@@ -1,0 +1,170 @@
+"""The ladder on a real systemd: quarantine, its end, the reboot, giving up, and a person."""
+
+import json
+from typing import Any
+
+from tests.conftest import Boot
+from tests.machine.agents import (
+    agent,
+    assert_intact,
+    entries,
+    kill_and_wait,
+    main_pid,
+    running_pid,
+    system,
+    wait_for_entry,
+)
+from tests.machine.local import LocalMachine
+
+# Works at first, so that its system becomes known-good; breaks when it is told to.
+TWO_FACED = """\
+import pathlib, sys, time
+
+while not pathlib.Path("/run/break").exists():
+    time.sleep(0.1)
+sys.exit(3)
+"""
+
+
+def host(escalation: dict[str, Any], **more: Any) -> dict[str, Any]:
+    worker = agent(
+        "two-faced", crashLoop={"maxCrashes": 3}, escalation={"enable": True, **escalation}
+    )
+    return system({"worker": worker}, etc={"agents/two-faced.py": TWO_FACED}, **more)
+
+
+def known_good(machine: LocalMachine) -> str:
+    toplevel = machine.current_system()
+    wait_for_entry(machine, "deployment.known-good", toplevel=toplevel)
+    return toplevel
+
+
+def steps(machine: LocalMachine) -> list[str]:
+    return [e["data"]["action"] for e in entries(machine, "action.intent")]
+
+
+def holds(machine: LocalMachine) -> str:
+    return machine.succeed("ls /run/healer/holds")
+
+
+def test_from_a_crash_loop_to_the_end_and_back(container: Boot) -> None:
+    machine = container(system=host({"quarantineSec": 3, "maxQuarantines": 2}))
+    known_good(machine)
+    machine.succeed("touch /run/break")
+    quarantine = wait_for_entry(machine, "action.outcome", action="quarantine")
+    assert quarantine["data"]["ok"]
+    assert "held back" in machine.execute("healer status")[1]
+    # Nothing but PID 1 ends it.
+    released = wait_for_entry(machine, "agent.released", agent="worker")
+    assert released["data"]["by"] == "timer"
+
+    gave_up = wait_for_entry(machine, "agent.gave-up", agent="worker")
+    assert gave_up["data"]["stopped"] is True
+    assert "after 2 quarantines" in gave_up["data"]["reason"]
+    assert steps(machine) == ["promote", "quarantine", "quarantine", "give-up"]
+    # One story from the first crash to the end.
+    assert {e["incident"] for e in entries(machine, "agent.crash")} == {gave_up["incident"]}
+    assert machine.get_unit_property("worker.service", "ActiveState") in {"inactive", "failed"}
+    assert "GIVEN UP" in machine.succeed("journalctl -u healer -p crit --output=cat")
+    machine.wait_until_succeeds("(healer status || true) | grep 'GIVEN UP'", timeout=20)
+    code, out = machine.execute("healer status --json")
+    status = json.loads(out)
+    assert code == 1
+    assert "after 2 quarantines" in status["agents"]["worker"]["gave_up"]
+    story = machine.succeed(f"healer incident {gave_up['incident']}")
+    for part in ("quarantine 1 of 2", "is held back no more", "GIVEN UP", "given up"):
+        assert part in story, story
+
+    # Neither systemctl nor a restart of healer starts it; a person does.
+    machine.succeed("systemctl start worker", "systemctl restart healer")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    assert machine.get_unit_property("worker.service", "ActiveState") in {"inactive", "failed"}
+    assert machine.execute("healer agent worker restart 2>&1")[0] == 1
+    machine.succeed("rm /run/break")
+    machine.wait_until_succeeds("healer agent worker release", timeout=60)
+    machine.wait_for_unit("worker.service")
+    kill_and_wait(machine, "worker.service")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    machine.wait_until_succeeds("healer status", timeout=30)
+    assert_intact(machine)
+
+
+def test_what_was_given_up_stays_down_over_a_reboot(container: Boot) -> None:
+    machine = container(system=host({"maxQuarantines": 0}))
+    known_good(machine)
+    machine.succeed("touch /run/break")
+    wait_for_entry(machine, "agent.gave-up", agent="worker")
+    machine.reboot()
+    machine.wait_for_unit("healer.service")
+    machine.wait_until_succeeds("(healer status || true) | grep 'GIVEN UP'", timeout=60)
+    assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
+    machine.wait_until_succeeds("SUDO_USER=alice healer agent worker release", timeout=60)
+    machine.wait_for_unit("worker.service")
+    assert_intact(machine)
+
+
+def test_a_reboot_into_the_known_good(container: Boot) -> None:
+    limits = {"escalation": {"reboot": True}, "safeSwitch": {"probationSec": 4}}
+    machine = container(system=host({"maxQuarantines": 0}, healer=limits))
+    good = known_good(machine)
+    boot = machine.succeed("cat /proc/sys/kernel/random/boot_id")
+    machine.succeed("touch /run/break")
+    # /run goes with the boot, and what broke the agent with it.
+    machine.wait_for_shutdown()
+    machine.start()
+    machine.wait_for_unit("worker.service")
+    outcome = wait_for_entry(machine, "action.outcome", action="reboot")
+    assert outcome["data"]["ok"], outcome
+    assert good in outcome["data"]["detail"]
+    assert boot != machine.succeed("cat /proc/sys/kernel/random/boot_id")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    # Once in a day.
+    machine.succeed("touch /run/break")
+    wait_for_entry(machine, "agent.gave-up", agent="worker")
+    assert steps(machine) == ["promote", "reboot", "give-up"]
+    assert_intact(machine)
+
+
+def test_healer_killed_between_intent_and_outcome(container: Boot) -> None:
+    """The quarantine is done once, whoever is killed, and ends without healer."""
+    slow = host({"quarantineSec": 20, "maxQuarantines": 1})
+    machine = container(system=slow)
+    known_good(machine)
+    # Root's helper is kept from answering, so that there is a long way between the two.
+    machine.succeed("systemctl stop healer-helper.socket", "touch /run/break")
+    intent = wait_for_entry(machine, "action.intent", action="quarantine")
+    machine.succeed(f"kill -KILL {running_pid(machine, 'healer.service')}")
+    machine.succeed("systemctl start healer-helper.socket")
+    outcome = wait_for_entry(machine, "action.outcome", action="quarantine")
+    assert outcome["data"]["ok"], outcome
+    assert outcome["data"]["intent"] == intent["seq"]
+    assert steps(machine) == ["promote", "quarantine"]
+    machine.succeed("rm /run/break", "systemctl stop healer")
+    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    assert holds(machine) == ""
+    machine.succeed("systemctl start healer")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    assert_intact(machine)
+
+
+def test_a_person_ends_a_quarantine_and_holds_for_longer(container: Boot) -> None:
+    machine = container(system=host({"quarantineSec": 600, "maxQuarantines": 5}))
+    known_good(machine)
+    machine.succeed("touch /run/break")
+    wait_for_entry(machine, "action.outcome", action="quarantine")
+    machine.succeed("rm /run/break", "healer agent worker release")
+    machine.wait_for_unit("worker.service")
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    pid = main_pid(machine, "worker.service")
+
+    # A timer of an earlier hold ends no later one.
+    machine.succeed("healer agent worker hold --for 3s", "healer agent worker hold --for 30m")
+    machine.sleep(6)
+    assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
+    assert "worker.service" in holds(machine)
+    machine.succeed("healer agent worker release")
+    machine.wait_for_unit("worker.service")
+    assert main_pid(machine, "worker.service") != pid
+    timers = machine.succeed("systemctl list-timers --all --no-legend 'healer-release-*'")
+    assert timers == "", "a hold that is over leaves its timer behind"
+    assert_intact(machine)

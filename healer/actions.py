@@ -5,6 +5,7 @@ power cut interrupted is begun again from its intent: each of them may be done t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,53 +18,99 @@ from healer.events import UnitState
 from healer.helper import CarryOut, RemoveStamps, Reply, Request
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
-from healer.safeswitch import rollback, trial
-from healer.safeswitch.rollback import Progress
+from healer.safeswitch import rebooting, rollback, trial
 
-_ATTEMPTS = 3
 # How often the bus or the helper is tried, a second apart: a slow boot brings them up late.
 _PATIENCE = 120
 _RETRY_SEC = 1.0
-_POLL_SEC = 0.1
 _TRIAL_POLL_SEC = 0.5
 # What only healer's memory has to know.
 _RECORDED_ONLY = frozenset({"condemn", "forgive"})
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
+# How long a helper is kept ready after the last crash.
+_STANDBY_SEC = 60.0
 RETRY_REMOVAL_SEC = 10.0
 """Pause after stamps could not be removed."""
+
+UnitStates = Callable[[str], Awaitable[UnitState | None]]
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an intent; ``steps`` holds milliseconds by step."""
+    """What became of an intent; ``steps`` holds milliseconds by step.
+
+    ``waiting`` says what it waits for that is not done yet.
+    """
 
     ok: bool
     detail: str
     running: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
+    waiting: str | None = None
+
+
+class Standby:
+    """A helper that has started already, for the request that is expected soon.
+
+    Starting one takes longer than what it then has to do before a switch begins.
+    """
+
+    def __init__(self) -> None:
+        self._connection: _Connection | None = None
+        self._end: asyncio.TimerHandle | None = None
+
+    async def prepare(self, config: Config) -> None:
+        """Have a helper ready for a while; does nothing but extend that if one is ready."""
+        if self._end is not None:
+            self._end.cancel()
+        if self._connection is None:
+            # A host that does not answer is met again by the request itself.
+            with contextlib.suppress(OSError, TimeoutError):
+                self._connection = await _connect(config)
+        self._end = asyncio.get_running_loop().call_later(_STANDBY_SEC, self.close)
+
+    def take(self) -> "_Connection | None":
+        """Return the connection to the helper that is ready, and have none any more."""
+        connection, self._connection = self._connection, None
+        self.close()
+        return connection
+
+    def close(self) -> None:
+        """Let the helper go."""
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if self._connection is not None:
+            self._connection[1].close()
+            self._connection = None
 
 
 async def carry_out(
     intent: Entry,
     config: Config,
-    unit_state: Callable[[str], Awaitable[UnitState | None]],
+    unit_state: UnitStates,
+    standby: Standby,
+    waits: Callable[[Done], None],
 ) -> Done:
-    """Carry out one intent and return its outcome; bounded in attempts and in time."""
+    """Carry out one intent and return its outcome; bounded in attempts and in time.
+
+    ``waits`` is told, once, of a rollback that is complete only after a reboot.
+    """
     done = Done(False, "not begun")
     for attempt in range(_PATIENCE):
         if attempt:
             await asyncio.sleep(_RETRY_SEC)
         try:
             if intent.data["action"] == "rollback":
-                done = await _roll_back(intent, config, unit_state)
+                done = await _roll_back(intent, config, standby, waits)
             elif intent.data["action"] == "try":
                 done = await _try(intent, config, unit_state)
             elif intent.data["action"] in _RECORDED_ONLY:
                 done = Done(True, "recorded")
             else:
-                reply = await _ask(CarryOut(intent.seq), config)
-                done = Done(reply.ok, reply.detail, reply.running)
+                done = await _done(CarryOut(intent.seq), config)
                 if done.ok and intent.data["action"] == "reboot" and intent.boot == clock.boot_id():
                     # The next boot tells the outcome, unless there is none.
                     await asyncio.sleep(_REBOOT_SEC)
@@ -76,49 +123,37 @@ async def carry_out(
 
 
 async def _roll_back(
-    intent: Entry,
-    config: Config,
-    unit_state: Callable[[str], Awaitable[UnitState | None]],
+    intent: Entry, config: Config, standby: Standby, waits: Callable[[Done], None]
 ) -> Done:
-    """Start the rollback's own unit and wait for it; begin again where it was killed half-way."""
-    last = Done(False, "the rollback's unit ended before the rollback did")
-    for _ in range(_ATTEMPTS):
-        progress = rollback.read_progress(intent)
-        if progress is None or not progress.done:
-            unit = await unit_state(rollback.UNIT)
-            if unit is None or unit.gave_up:
-                reply = await _ask(CarryOut(intent.seq), config)
-                if not reply.ok:
-                    return Done(False, reply.detail)
-            progress = await _wait(intent, config, unit_state)
-        if progress is not None and progress.done:
-            return Done(progress.ok, progress.detail, progress.running, progress.steps)
-        running = nix.systems(Path(config.safe_switch.profile))
-        if running.current == running.profile == intent.data["target"]:
-            return Done(True, "its progress could not be written down", running.current)
-    return last
+    """Have the rollback done; where it waits for a reboot, ask again when it can go on."""
+    limit = rollback.longest_sec(config)
+    done = await _done(CarryOut(intent.seq), config, limit, standby.take())
+    if done.waiting is not None:
+        waits(done)
+    while done.waiting is not None:
+        goes_down = await _until_it_may_go_on(config)
+        done = await _done(CarryOut(intent.seq), config, limit)
+        if goes_down and done.waiting is not None:
+            await asyncio.sleep(_REBOOT_SEC)
+    return done
 
 
-async def _wait(
-    intent: Entry,
-    config: Config,
-    unit_state: Callable[[str], Awaitable[UnitState | None]],
-) -> Progress | None:
-    """Wait until the rollback is done or its unit is gone; systemd bounds the unit's time."""
-    async with asyncio.timeout(config.safe_switch.timeout_sec + 60):
-        while True:
-            await asyncio.sleep(_POLL_SEC)
-            unit = await unit_state(rollback.UNIT)
-            progress = rollback.read_progress(intent)
-            if (progress is not None and progress.done) or unit is None or unit.gave_up:
-                return progress
+async def _until_it_may_go_on(config: Config) -> bool:
+    """Wait until the host may be rebooted; False when another system runs, or is to boot, before.
+
+    Only one of the two makes a difference to a rollback that waits for a reboot.
+    """
+    profile = Path(config.safe_switch.profile)
+    before = nix.systems(profile)
+    while not rebooting.may_reboot(config.safe_switch, clock.minute_of_day()):
+        await asyncio.sleep(_RETRY_SEC)
+        now = nix.systems(profile)
+        if (now.current, now.profile) != (before.current, before.profile):
+            return False
+    return True
 
 
-async def _try(
-    intent: Entry,
-    config: Config,
-    unit_state: Callable[[str], Awaitable[UnitState | None]],
-) -> Done:
+async def _try(intent: Entry, config: Config, unit_state: UnitStates) -> Done:
     """Begin a trial and wait for its end, as long as a person takes; or take up one that began."""
     while True:
         going = trial.of(intent)
@@ -127,29 +162,49 @@ async def _try(
         unit = await unit_state(trial.UNIT)
         # Between two runs of its process the unit waits to be started again.
         if going is None or going.boot != clock.boot_id() or unit is None or unit.gave_up:
-            reply = await _ask(CarryOut(intent.seq), config)
-            if not reply.ok:
-                return Done(False, reply.detail, reply.running)
+            begun = await _done(CarryOut(intent.seq), config)
+            if not begun.ok:
+                return begun
         await asyncio.sleep(_TRIAL_POLL_SEC)
 
 
 async def remove_stamps(names: list[str], config: Config) -> Done:
     """Have root remove stop stamps whose ends are durable in the ledger."""
     try:
-        reply = await _ask(RemoveStamps(names), config)
+        return await _done(RemoveStamps(names), config)
     except (OSError, TimeoutError, msgspec.MsgspecError) as error:
         return Done(False, f"the helper does not answer: {error or type(error).__name__}")
-    return Done(reply.ok, reply.detail)
 
 
-async def _ask(request: Request, config: Config) -> Reply:
-    """Send one request to root's helper and return its reply."""
-    path = Path(config.runtime_dir) / "helper.sock"
-    async with asyncio.timeout(60):
-        stream, writer = await asyncio.open_unix_connection(path)
-        try:
-            writer.write(msgspec.json.encode(request) + b"\n")
-            await writer.drain()
-            return msgspec.json.decode(await stream.readline(), type=Reply)
-        finally:
-            writer.close()
+async def _done(
+    request: Request,
+    config: Config,
+    timeout_sec: float = 60,
+    connection: _Connection | None = None,
+) -> Done:
+    """Send one request to root's helper and return what became of it.
+
+    ``connection`` is one to a helper that waits for its request; if that one is gone, another is
+    started.
+    """
+    async with asyncio.timeout(timeout_sec):
+        if connection is not None:
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                return await _ask(request, connection)
+        return await _ask(request, await _connect(config))
+
+
+async def _connect(config: Config) -> _Connection:
+    """Have systemd start a helper."""
+    return await asyncio.open_unix_connection(Path(config.runtime_dir) / "helper.sock")
+
+
+async def _ask(request: Request, connection: _Connection) -> Done:
+    stream, writer = connection
+    try:
+        writer.write(msgspec.json.encode(request) + b"\n")
+        await writer.drain()
+        reply = msgspec.json.decode(await stream.readline(), type=Reply)
+    finally:
+        writer.close()
+    return Done(reply.ok, reply.detail, reply.running, reply.steps, reply.waiting)

@@ -52,6 +52,7 @@ class Actor:
         self._record = record
         self._observe = observe
         self._leave = leave
+        self._standby = actions.Standby()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def begin(self, intent: Record, written: "Future[Entry]") -> None:
@@ -67,6 +68,11 @@ class Actor:
         """Stop acting; what has no outcome is resumed by the next run."""
         for task in self._tasks:
             task.cancel()
+        self._standby.close()
+
+    def expect_rollback(self) -> None:
+        """Have a helper ready: the deployment may be blamed at the next crash."""
+        self._spawn(self._standby.prepare(self._decisions.config))
 
     async def ask(self, request: Request, who: str) -> Answer:
         """Do what a person asks, and tell that person what became of it."""
@@ -142,8 +148,15 @@ class Actor:
         return await self._carry_out(entry)
 
     async def _carry_out(self, entry: Entry) -> Answer:
-        done = await actions.carry_out(entry, self._decisions.config, self._units.state_of)
         intent = Record(clock.now(), entry.type, entry.data, entry.incident)
+
+        def waits(done: Done) -> None:
+            data = {"intent": entry.seq, "target": entry.data["target"], "reason": done.waiting}
+            staged = {**data, "detail": done.detail}
+            self._record([Record(clock.now(), "rollback.staged", staged, entry.incident)])
+
+        config, unit_state = self._decisions.config, self._units.state_of
+        done = await actions.carry_out(entry, config, unit_state, self._standby, waits)
         self._observe()
         return self._came_of(intent, entry.seq, done)
 

@@ -161,7 +161,15 @@ class Daemon:
             written.append(future)
             if record.type == "action.intent":
                 self._actor.begin(record, future)
+            elif record.type == "agent.crash":
+                self._expect_rollback()
         return written
+
+    def _expect_rollback(self) -> None:
+        """Have root's helper ready where the next crash may be the one to roll back for."""
+        state = self._decisions.deployment
+        if state.on_probation and state.known_good is not None and not state.answered:
+            self._actor.expect_rollback()
 
     def _append(self, record: Record) -> "concurrent.futures.Future[Entry]":
         log.log(report.level(record), "%s", report.one_line(record))

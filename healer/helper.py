@@ -10,6 +10,7 @@ with a reboot or without; no more. For more, root itself must have asked: see
 healer/safeswitch/requests.py.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -22,13 +23,12 @@ import msgspec
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, holds, nix, power, stamps
+from healer.host import clock, holds, known_good, nix, power, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
 from healer.safeswitch import requests, rollback
 
-KNOWN_GOOD = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
 _MAX_REQUEST = 1024 * 1024
 _KILL_GRACE_SEC = 10.0
@@ -55,24 +55,38 @@ Request = CarryOut | RemoveStamps
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What became of it; ``running`` is the active toplevel where that matters."""
+    """What became of it; ``running`` is the active toplevel where that matters.
+
+    ``steps`` holds milliseconds by step. ``waiting`` says what it waits for that is not done yet.
+    """
 
     ok: bool
     detail: str
     running: str | None = None
+    steps: dict[str, int] = {}
+    waiting: str | None = None
 
 
 def serve(config: Config) -> None:
-    """Answer the one request on standard input, on standard output; both are the socket."""
+    """Answer the one request on standard input, on standard output; both are the socket.
+
+    The request may come later than the connection: healer has a helper ready when it expects to
+    need one soon. None comes when it was not needed.
+    """
+    line = sys.stdin.buffer.readline(_MAX_REQUEST)
+    if not line:
+        return
     try:
-        reply = _answer(config, sys.stdin.buffer.readline(_MAX_REQUEST))
+        reply = _answer(config, line)
     except msgspec.MsgspecError as error:
         reply = Reply(False, f"not a request: {error}")
     except (HealerError, OSError) as error:
         reply = Reply(False, str(error))
     print(f"healer helper: {reply.detail}", file=sys.stderr)
-    sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
-    sys.stdout.flush()
+    # Whoever asked may be gone; what was done is done, and told to who asks again.
+    with contextlib.suppress(BrokenPipeError, ConnectionError):
+        sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
+        sys.stdout.flush()
 
 
 def _answer(config: Config, line: bytes) -> Reply:
@@ -87,20 +101,11 @@ def _answer(config: Config, line: bytes) -> Reply:
     return _VERBS[str(intent.data["action"])](config, intent)
 
 
-def run_rollback(config: Config, intent_seq: int) -> bool:
-    """Carry out the rollback of an intent, in this process; return whether it succeeded."""
-    intent = signed_intent(config, intent_seq)
-    _rollback_target(config, intent)
-    progress = rollback.roll_back(intent, Path(config.safe_switch.profile))
-    print(f"healer rollback: {progress.detail}", file=sys.stderr)
-    return progress.ok
-
-
 def signed_intent(config: Config, seq: int) -> Entry:
     """Return the intent at ``seq`` once everything about it was checked; else RefusedError."""
     directory = Path(config.state_dir) / "ledger"
     found: Entry | None = None
-    for entry in reader.read(directory):
+    for entry in reader.mentioning(directory, seq):
         if entry.seq == seq:
             found = entry
         elif entry.type == "action.outcome" and entry.data.get("intent") == seq:
@@ -293,12 +298,14 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     systems = nix.systems(profile)
     if intent.boot != clock.boot_id():
         return Reply(systems.booted == target, f"the host booted {systems.booted}", systems.current)
-    _known_good_target(intent)
+    if not known_good.holds(target):
+        raise RefusedError(f"{target} is not among the known-good systems at {known_good.PROFILE}")
+    goal = known_good.find(target, profile)
     if systems.switching:
         raise RefusedError("a switch-to-configuration is under way")
-    if systems.profile != target:
-        rollback.run_nix_env("--profile", str(profile), "--set", target)
-    _run(f"{target}/bin/switch-to-configuration", "boot")
+    if systems.profile != goal.base:
+        nix.run_nix_env("--profile", str(profile), "--set", goal.base)
+    _run(goal.switch, "boot")
     power.reboot(str(intent.data["reason"]))
     return Reply(True, f"the host goes down, to boot {target}", systems.current)
 
@@ -312,23 +319,26 @@ def _agent_unit(config: Config, intent: Entry) -> str:
 
 def _promote(config: Config, intent: Entry) -> Reply:
     """Root the system that runs against garbage collection, as known-good."""
-    target = str(intent.data["target"])
+    target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
     nix.check_toplevel(target)
-    running = nix.systems(Path(config.safe_switch.profile)).current
+    running = nix.systems(profile).current
     if running != target:
         raise RefusedError(f"{target} does not run, {running} does: it cannot be known to be good")
-    KNOWN_GOOD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    rollback.run_nix_env("--profile", str(KNOWN_GOOD), "--set", target)
-    return Reply(True, f"{KNOWN_GOOD} is {target}", running)
+    rooted = known_good.root(target, profile, config.safe_switch.keep)
+    return Reply(True, f"{known_good.PROFILE} is {rooted}", running)
 
 
 def _rollback(config: Config, intent: Entry) -> Reply:
-    """Start the rollback in a unit of its own and leave it to itself."""
-    target = _rollback_target(config, intent)
-    if config.package is None:
-        raise RefusedError("config: package is null, so there is no program for the rollback unit")
-    rollback.start(intent.seq, config.package, config.safe_switch.timeout_sec)
-    return Reply(True, f"{rollback.UNIT} rolls back to {target}")
+    """Go back to a known-good system, or where root itself asked for.
+
+    The answer comes when that runs, or waits for a reboot.
+    """
+    target = str(intent.data["target"])
+    nix.check_toplevel(target)
+    if not (known_good.holds(target) or rollback.has_begun(intent)):
+        requests.check_generation(intent, Path(config.safe_switch.profile))
+    came = rollback.roll_back(config, intent)
+    return Reply(came.ok, came.detail, came.running, came.steps, waiting=came.waiting)
 
 
 def _try(config: Config, intent: Entry) -> Reply:
@@ -341,29 +351,6 @@ def _confirm(_config: Config, intent: Entry) -> Reply:
 
 def _abandon(_config: Config, intent: Entry) -> Reply:
     return Reply(True, requests.abandon(intent))
-
-
-def _rollback_target(config: Config, intent: Entry) -> str:
-    """Return where a rollback may go: to a known-good system, or where root itself asked for."""
-    target = str(intent.data["target"])
-    nix.check_toplevel(target)
-    if not _is_known_good(target):
-        requests.check_generation(intent, Path(config.safe_switch.profile))
-    return target
-
-
-def _known_good_target(intent: Entry) -> str:
-    """Return an intent's target if root itself once rooted it as known-good."""
-    target = str(intent.data["target"])
-    nix.check_toplevel(target)
-    if not _is_known_good(target):
-        raise RefusedError(f"{target} is not among the known-good systems at {KNOWN_GOOD}")
-    return target
-
-
-def _is_known_good(target: str) -> bool:
-    generations = KNOWN_GOOD.parent.glob(f"{KNOWN_GOOD.name}-*-link")
-    return target in {str(link.resolve()) for link in generations}
 
 
 _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {

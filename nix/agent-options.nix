@@ -521,6 +521,45 @@ in
         is: an agent that is not of the type `notify` can send heartbeats too.
       '';
     };
+    rollbackSafe = mkOption {
+      type = types.bool;
+      default = defaults.agent.rollbackSafe;
+      description = ''
+        Whether a rollback may take the agent back to an older version by itself. `false` for one
+        whose older version cannot read what the newer one has written: healer then says what it
+        would do and why it does not, and leaves the rollback to you.
+      '';
+    };
+    snapshot = mkOption {
+      type = types.nullOr (types.nonEmptyListOf types.str);
+      default = defaults.agent.snapshot;
+      example = lib.literalExpression ''
+        [ (lib.getExe' pkgs.btrfs-progs "btrfs") "subvolume" "snapshot" "-r" "/var/lib/db" "/snapshots/db" ]
+      '';
+      description = ''
+        Command that keeps a copy of the agent's state, run as root before a rollback that changes
+        the agent. If it fails there is no rollback.
+      '';
+    };
+    beforeRollback = mkOption {
+      type = types.nullOr (types.nonEmptyListOf types.str);
+      default = defaults.agent.beforeRollback;
+      example = [
+        "/run/current-system/sw/bin/my-indexer"
+        "migrate"
+        "down"
+      ];
+      description = ''
+        Command that prepares the agent's state for its older version, run as the agent's user
+        after all snapshots and before a rollback that changes the agent. The agent may be running.
+        If it fails there is no rollback.
+      '';
+    };
+    beforeRollbackTimeoutSec = mkOption {
+      type = positiveSeconds;
+      default = defaults.agent.beforeRollbackTimeoutSec;
+      description = "Seconds that `snapshot` and `beforeRollback` may take each.";
+    };
     serviceConfig = mkOption {
       type = types.attrsOf types.anything;
       default = defaults.agent.serviceConfig;

@@ -55,6 +55,9 @@ let
     safeSwitch
     // {
       gates = map (fill "services.healer.safeSwitch.gates" named) safeSwitch.gates;
+      rebootWindow =
+        fill "services.healer.safeSwitch.rebootWindow" defaults.rebootWindow
+          safeSwitch.rebootWindow;
     };
 
   top = fill "services.healer" defaults.top given;

@@ -29,6 +29,10 @@
     health = [ ];
     journalLines = 20;
     watchdogSec = null;
+    rollbackSafe = true;
+    snapshot = null;
+    beforeRollback = null;
+    beforeRollbackTimeoutSec = 60;
     serviceConfig = { };
   };
 
@@ -112,6 +116,15 @@
     maxRollbacksPerDay = 3;
     keep = 5;
     gates = [ ];
+    lockTimeoutSec = 900;
+    reboot = "never";
+    rebootWindow = { };
+    bootTries = 3;
+  };
+
+  rebootWindow = {
+    lower = "01:00";
+    upper = "05:00";
   };
 
   gate = {

@@ -12,6 +12,23 @@ let
   # Seconds may have a fraction.
   positiveSeconds = types.numbers.positive;
 
+  timeOfDay = types.strMatching "([01][0-9]|2[0-3]):[0-5][0-9]" // {
+    description = "time of day, HH:MM";
+  };
+
+  rebootWindow.options = {
+    lower = mkOption {
+      type = timeOfDay;
+      default = defaults.rebootWindow.lower;
+      description = "Not before this.";
+    };
+    upper = mkOption {
+      type = timeOfDay;
+      default = defaults.rebootWindow.upper;
+      description = "Not from this on.";
+    };
+  };
+
   ignore.options = {
     path = mkOption {
       type = types.strMatching "/.*" // {
@@ -141,6 +158,43 @@ in
         description = ''
           What must hold on the host, beside the agents' own health, for a deployment to stand its
           probation. `healer safeswitch run` judges by them as well.
+        '';
+      };
+      lockTimeoutSec = mkOption {
+        type = positiveSeconds;
+        default = defaults.safeSwitch.lockTimeoutSec;
+        description = ''
+          Seconds that a switch-to-configuration may hold its lock before healer says so, and that a
+          rollback waits for it before it is given up.
+        '';
+      };
+      reboot = mkOption {
+        type = types.enum [
+          "never"
+          "at-once"
+          "window"
+        ];
+        default = defaults.safeSwitch.reboot;
+        description = ''
+          Whether healer may reboot the host for a rollback that no live switch can do: across a
+          switch inhibitor or another kernel, or where switch-to-configuration asks for it. The
+          known-good system is made the one that boots in any case; with `never` somebody else has
+          to reboot, with `window` healer waits for {option}`safeSwitch.rebootWindow`.
+        '';
+      };
+      rebootWindow = mkOption {
+        type = types.submodule rebootWindow;
+        default = defaults.safeSwitch.rebootWindow;
+        description = "When healer may reboot the host, in local time; may go over midnight.";
+      };
+      bootTries = mkOption {
+        type = types.nullOr (types.ints.between 1 100);
+        default = defaults.safeSwitch.bootTries;
+        description = ''
+          How many boots a system that is not known to be good has to come up in, with every agent
+          running and ready. After so many that failed, the next one goes back to the known-good
+          system, before anything else is started, by a reboot. `null`: never. What fails before
+          that (boot loader, kernel, initrd) takes the boot counting of the boot loader.
         '';
       };
     };

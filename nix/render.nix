@@ -358,7 +358,14 @@ let
     escalation = {
       inherit (agent.escalation) enable quarantineSec maxQuarantines;
     };
-    inherit (agent) stableSec journalLines;
+    inherit (agent)
+      stableSec
+      journalLines
+      rollbackSafe
+      snapshot
+      beforeRollback
+      beforeRollbackTimeoutSec
+      ;
     health = map checkConfig agent.health;
   };
 
@@ -379,7 +386,11 @@ let
         condemned
         maxRollbacksPerDay
         keep
+        lockTimeoutSec
+        reboot
+        bootTries
         ;
+      rebootWindow = { inherit (cfg.safeSwitch.rebootWindow) lower upper; };
       gates = map gateConfig cfg.safeSwitch.gates;
     };
     drift = {

@@ -20,12 +20,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     parser.add_argument(
-        "--roll-back",
-        type=int,
-        metavar="SEQ",
-        help="carry out the rollback that this intent asked for, in this process",
-    )
-    parser.add_argument(
         "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
     )
     parser.add_argument("--hold", type=int, metavar="SEQ", help="the intent of that hold")
@@ -68,8 +62,6 @@ def run(args: argparse.Namespace) -> int:
         return _watch(config.safe_switch.gates)
     from healer import helper
 
-    if args.roll_back is not None:
-        return 0 if helper.run_rollback(config, args.roll_back) else 1
     if args.release is not None:
         helper.release(config, args.release, args.hold)
         return 0

@@ -34,6 +34,7 @@ _CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _REALTIME = re.compile(r"SIGRT(MIN(\+([0-9]|[12][0-9]|30))?|MAX(-([0-9]|[12][0-9]|30))?)")
 # systemd does not grow a delay of zero, and rounds what is below a microsecond to it.
 _MIN_GROWING_SEC = 0.001
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _PATTERN_MAX = 1000
 
 
@@ -74,6 +75,8 @@ def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
         yield Problem(
             option, f"is {unit}, healer's own", "systemd looks after it; remove the agent"
         )
+    yield from _hook(agent.snapshot, f"{path}.snapshot")
+    yield from _hook(agent.before_rollback, f"{path}.beforeRollback")
     seen: set[str] = set()
     for index, check in enumerate(agent.health):
         if check.name in seen:
@@ -348,6 +351,17 @@ def _ledger(ledger: schema.LedgerConfig, path: str) -> Iterator[Problem]:
         )
 
 
+def _hook(command: tuple[str, ...] | None, option: str) -> Iterator[Problem]:
+    if command is not None and not any(command):
+        yield Problem(option, "is empty", "write the program and its arguments, or null")
+
+
+def _window(window: schema.RebootWindow, path: str) -> Iterator[Problem]:
+    for option, time in (("lower", window.lower), ("upper", window.upper)):
+        if not _TIME_OF_DAY.fullmatch(time):
+            yield Problem(f"{path}.{option}", f"is {time[:64]!a}", "write a time such as 01:30")
+
+
 def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
     if config.package is not None:
         yield from _absolute(config.package, "package")
@@ -396,6 +410,7 @@ _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {
     schema.CommandGate: _check_gate,
     schema.UnitGate: _unit_gate,
     schema.NetworkGate: _network_gate,
+    schema.RebootWindow: _window,
     schema.Ignore: _ignore,
     schema.LedgerConfig: _ledger,
 }

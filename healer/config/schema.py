@@ -240,6 +240,10 @@ class Agent(Section, frozen=True, kw_only=True):
     stable_sec: PositiveSeconds = 60.0
     health: tuple[HealthCheck, ...] = ()
     journal_lines: Annotated[int, Meta(ge=0, le=1000)] = 20
+    rollback_safe: bool = True
+    snapshot: tuple[str, ...] | None = None
+    before_rollback: tuple[str, ...] | None = None
+    before_rollback_timeout_sec: PositiveSeconds = 60.0
 
 
 class Escalation(Section, frozen=True, kw_only=True):
@@ -247,6 +251,13 @@ class Escalation(Section, frozen=True, kw_only=True):
 
     reboot: bool = False
     max_reboots_per_day: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class RebootWindow(Section, frozen=True, kw_only=True):
+    """When healer may reboot the host: from `lower` to `upper`, HH:MM in local time."""
+
+    lower: str = "01:00"
+    upper: str = "05:00"
 
 
 class SafeSwitch(Section, frozen=True, kw_only=True):
@@ -263,6 +274,10 @@ class SafeSwitch(Section, frozen=True, kw_only=True):
     max_rollbacks_per_day: Annotated[int, Meta(ge=1, le=1000)] = 3
     keep: Annotated[int, Meta(ge=1, le=1000)] = 5
     gates: tuple[Gate, ...] = ()
+    lock_timeout_sec: PositiveSeconds = 900.0
+    reboot: Literal["never", "at-once", "window"] = "never"
+    reboot_window: RebootWindow = RebootWindow()
+    boot_tries: Annotated[int, Meta(ge=1, le=100)] | None = 3
 
 
 class Ignore(Section, frozen=True, kw_only=True):

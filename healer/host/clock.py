@@ -32,3 +32,9 @@ def from_monotonic_us(monotonic_us: int) -> int:
 def now() -> Instant:
     """Return this moment."""
     return Instant(boot_id(), uptime_ms(), time.time_ns() // 1000)
+
+
+def minute_of_day() -> int:
+    """Return the minutes since midnight, in the host's time zone."""
+    local = time.localtime()
+    return local.tm_hour * 60 + local.tm_min

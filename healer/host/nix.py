@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from functools import lru_cache
 from pathlib import Path
 
@@ -85,22 +86,49 @@ def check_toplevel(path: str) -> None:
         raise RefusedError(f"{path} has no executable bin/switch-to-configuration")
 
 
+def run_nix_env(*arguments: str) -> None:
+    """Run nix-env(1); raises RefusedError with its own words when it fails."""
+    nix_env = shutil.which("nix-env")
+    if nix_env is None:
+        raise RefusedError("nix-env is not on the PATH of healer-helper@.service")
+    done = subprocess.run([nix_env, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RefusedError(f"nix-env {' '.join(arguments)}: {done.stderr.strip()}")
+
+
 def is_locked(path: Path) -> bool:
-    """Whether any process holds a flock(2) on ``path``, read from /proc/locks (proc_locks(5)).
+    """Whether any process holds a flock(2) on ``path``.
 
     It does not take the lock, so looking never makes a switch fail, and needs no right to open it.
     """
+    return _lock_pid(path) is not None
+
+
+def lock_holder(path: Path) -> str | None:
+    """Say which process holds a flock(2) on ``path``; None when none does."""
+    pid = _lock_pid(path)
+    if pid is None:
+        return None
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return f"process {pid}"
+    return f"process {pid} ({name})"
+
+
+def _lock_pid(path: Path) -> int | None:
+    """Return the process that holds a flock(2) on ``path``, from /proc/locks (proc_locks(5))."""
     try:
         held = path.stat()
         locks = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
-        return False
+        return None
     device = f"{os.major(held.st_dev):02x}:{os.minor(held.st_dev):02x}:{held.st_ino}"
-    return any(
-        fields[1] == "FLOCK" and fields[5] == device
-        for line in locks.splitlines()
-        if len(fields := line.split()) >= 8
-    )
+    for line in locks.splitlines():
+        fields = line.split()
+        if len(fields) >= 8 and fields[1] == "FLOCK" and fields[5] == device:
+            return int(fields[4])
+    return None
 
 
 def _resolve(link: Path) -> str | None:

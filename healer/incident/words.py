@@ -307,6 +307,7 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"the rollback did not help, {toplevel(d.get('toplevel'))} was not to blame: "
         f"{text(d, 'reason')}"
     ),
+    "rollback.staged": lambda d: text(d, "detail"),
     "safeswitch.verdict": lambda d: (
         f"verdict on {toplevel(d.get('toplevel'))}: {text(d, 'verdict')}; {text(d, 'reason')}"
     ),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from healer.ledger.chain import Chain
-from healer.ledger.entry import Entry
-from healer.ledger.segments import Walk, find
+from healer.ledger.entry import BadRecordError, Entry, parse
+from healer.ledger.segments import BadEntryError, Walk, find, lines
 
 
 def read(directory: Path) -> Iterator[Entry]:
@@ -20,6 +20,26 @@ def read(directory: Path) -> Iterator[Entry]:
     not hold; LedgerIOError: the directory cannot be read.
     """
     yield from Walk(directory, Chain(None))
+
+
+def mentioning(directory: Path, seq: int) -> Iterator[Entry]:
+    """Yield the entry at ``seq`` and those after it whose data name it as their ``intent``.
+
+    Fast, for a ledger may be long: only lines that look so are parsed, and the chain between them
+    is not followed. Whoever acts on an entry checks its signature. Errors as in ``read``.
+    """
+    own, outcome = b',"seq":%d,"time_us":' % seq, b'"intent":%d,' % seq
+    segments = find(directory)
+    start = max((segment.first for segment in segments if segment.first <= seq), default=0)
+    for segment in segments:
+        if segment.first < start:
+            continue
+        for number, (_, line) in enumerate(lines(segment.path), 1):
+            if line.endswith(b"\n") and (own in line or outcome in line):
+                try:
+                    yield parse(line[:-1])
+                except BadRecordError as error:
+                    raise BadEntryError(segment.path.name, number, seq, str(error)) from error
 
 
 def tail(

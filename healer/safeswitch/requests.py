@@ -24,6 +24,7 @@ from healer.config import Config
 from healer.config.reader import YamlError, parse
 from healer.errors import RefusedError
 from healer.host import clock, nix
+from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
 from healer.safeswitch.trial import Trial
@@ -134,8 +135,8 @@ def check_possible(target: str, profile: Path) -> None:
         raise RefusedError(f"{running.target} is on trial: confirm it, or roll back, first")
     if nix.is_locked(nix.SWITCH_LOCK):
         raise RefusedError(f"another switch is under way: it holds {nix.SWITCH_LOCK}")
-    if _is_active(rollback.UNIT):
-        raise RefusedError(f"another switch is under way: {rollback.UNIT} is active")
+    if _is_active(UNIT):
+        raise RefusedError(f"another switch is under way: {UNIT} is active")
     _check_space(target, profile)
 
 

@@ -1,36 +1,49 @@
-"""The rollback itself: root, in a transient unit of its own, to an absolute target.
+"""The rollback itself: root, to an absolute target, through a transient unit of its own.
 
-The unit bears the name that nixos-rebuild uses for its own switch, so the two exclude each other,
-and it is outside healer.service, which the switch may change or remove. It writes how far it came
-to a progress file, durably, step by step; whoever asked reads that, also after a power cut. Every
-step may be done again: setting a profile that is set already makes no new generation, and
-switching to the system that runs resumes what was interrupted.
+The helper checks and prepares; what changes the host (setting the profile, then switching) is a
+few lines of sh in a transient unit. That bears the name which nixos-rebuild uses for its own
+switch, so the two exclude each other, it has a run-time bound, and it goes on when the helper is
+killed. The steps, each of which may be done again::
+
+    lock -> not superseded -> hooks -> profile -> switch -> verified
+                                               -> boot -> (reboot, by policy) -> verified
+
+``boot`` is for what no live switch can do: across a switch inhibitor or another kernel, and where
+switch-to-configuration itself refuses (exit 1) or asks for a boot (exit 100). What was reached is
+kept in a progress file that only root writes; whoever asks again is told the same once more, and
+a power cut or SIGKILL anywhere in between costs nothing but doing a step twice.
 """
 
-import os
-import shutil
-import subprocess
+import fcntl
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from healer.config import Config
 from healer.errors import HealerError, RefusedError
+from healer.events import Systems
 from healer.files import write_atomically
-from healer.host import nix
+from healer.host import changes, clock, hooks, known_good, nix, power, switching
+from healer.host.known_good import Goal
+from healer.host.switching import Ran, Switch
 from healer.ledger.entry import Entry
+from healer.safeswitch import rebooting
 
-UNIT = "nixos-rebuild-switch-to-configuration.service"
 PROGRESS_DIR = Path("/var/lib/healer-helper")
-_LOCK_POLL_SEC = 0.2
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a rollback came. ``done`` is set last; ``steps`` holds milliseconds by step."""
+    """How far a rollback came. ``done`` is set last; ``steps`` holds milliseconds by step.
+
+    ``prepared`` says that the agents' hooks have run. ``staged`` says why the target is only the
+    system that boots next, ``staged_in`` in which boot that was arranged.
+    """
 
     intent: int
     target: str
@@ -39,132 +52,187 @@ class Progress:
     detail: str = ""
     running: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
+    prepared: bool = False
+    staged: str | None = None
+    staged_in: str | None = None
+
+    @property
+    def waiting(self) -> str | None:
+        """What it waits for, when it is not done."""
+        return None if self.done else self.staged
 
 
-def progress_path(intent: Entry) -> Path:
-    """Return where the progress of this intent's rollback is kept.
+class Rollback:
+    """One run of the helper at one intent's rollback."""
 
-    The name holds the entry's hash: sequence numbers begin again in a new ledger.
-    """
+    def __init__(self, config: Config, intent: Entry) -> None:
+        self._config = config
+        self._switch = config.safe_switch
+        self._profile = Path(config.safe_switch.profile)
+        self._from = str(intent.data["from"])
+        self._target = str(intent.data["target"])
+        self._path = _path(intent)
+        self._result = self._path.with_suffix(".result")
+        self._progress = self._read() or Progress(intent.seq, self._target)
+        if "asked_by" in intent.data:
+            self._write()
+
+    def run(self) -> Progress:
+        """Make the target the system that runs and the system that boots, and verify both.
+
+        Never raises for what a rollback can meet: what went wrong is in the returned progress. Not
+        done yet is one that waits for a reboot.
+        """
+        progress = self._progress
+        if progress.done:
+            return progress
+        try:
+            goal = known_good.find(self._target, self._profile)
+            if progress.staged is None:
+                self._begin(goal)
+            else:
+                self._after_staging(goal)
+        except (HealerError, OSError) as error:
+            progress.detail, progress.done = str(error), True
+        progress.running = nix.systems(self._profile).current
+        self._write()
+        return progress
+
+    def _begin(self, goal: Goal) -> None:
+        began = _now()
+        switch = self._switch_to(goal)
+        ran = switch.taken_up()
+        if ran is None:
+            switching.wait_for_lock(switch.deadline)
+            systems = self._check_not_superseded()
+            self._prepare()
+            reasons = changes.needs_reboot(str(systems.current), systems.booted, self._target)
+            if reasons:
+                self._stage(goal, ", ".join(reasons))
+                return
+            ran = switch.run("switch")
+        self._note_times(began, ran)
+        refused = ran.code in {switching.REFUSED, switching.NEEDS_BOOT}
+        if refused and nix.systems(self._profile).current != self._target:
+            self._stage(goal, ran.words)
+        else:
+            self._verify(goal, ran.words)
+
+    def _switch_to(self, goal: Goal) -> Switch:
+        deadline = time.monotonic() + self._switch.lock_timeout_sec
+        limit = self._switch.timeout_sec
+        return Switch(self._from, goal, self._profile, self._result, limit, deadline)
+
+    def _prepare(self) -> None:
+        """Run the hooks of the agents that the rollback changes, once."""
+        agents = self._config.agents
+        if self._progress.prepared or not hooks.longest_sec(agents):
+            return
+        began = _now()
+        units = {name: agent.unit for name, agent in agents.items()}
+        found = changes.between(self._from, self._target, units)
+        hooks.run(agents, sorted(name for name, how in found.agents.items() if how != "same"))
+        self._progress.prepared = True
+        self._progress.steps["prepare"] = round((_now() - began) * 1000)
+        self._write()
+
+    def _stage(self, goal: Goal, reason: str) -> None:
+        """Make the target the system that boots next: it cannot be switched to live."""
+        ran = self._switch_to(goal).run("boot")
+        if ran.code != 0 or nix.systems(self._profile).profile != goal.base:
+            self._check_not_superseded()
+            raise RefusedError(f"{reason}, and it cannot be made the system to boot: {ran.words}")
+        self._progress.staged = reason
+        self._progress.staged_in = clock.boot_id()
+        self._progress.detail = (
+            f"{self._target} is the system that boots next ({reason}); "
+            f"{rebooting.in_words(self._switch)}"
+        )
+
+    def _after_staging(self, goal: Goal) -> None:
+        """Go on after the boot, or reboot, or give way to whatever was deployed meanwhile."""
+        systems = nix.systems(self._profile)
+        if systems.current == self._target:
+            self._verify(goal, f"the host booted it ({self._progress.staged})")
+            return
+        self._check_not_superseded()
+        if systems.profile != goal.base:
+            raise RefusedError(f"superseded: {systems.profile} is in the profile now")
+        if self._progress.staged_in != clock.boot_id():
+            raise RefusedError(f"the host booted {systems.booted}, not {self._target}")
+        if rebooting.may_reboot(self._switch, clock.minute_of_day()):
+            power.reboot(f"healer: rollback to {self._target}")
+
+    def _check_not_superseded(self) -> Systems:
+        """Refuse when somebody has deployed another system since: it is not the one to blame."""
+        systems = nix.systems(self._profile)
+        if systems.current not in {self._from, self._target}:
+            running = systems.current
+            raise RefusedError(f"superseded: {running} runs now, and it is not the one to blame")
+        return systems
+
+    def _verify(self, goal: Goal, words: str) -> None:
+        """Judge by what runs: exit 4 means that some unit failed, not that the switch did."""
+        systems = self._check_not_superseded()
+        if systems.current != self._target:
+            raise RefusedError(f"{words}, and {systems.current} is still running")
+        if systems.profile != goal.base:
+            raise RefusedError(f"{words}, and {self._profile} is {systems.profile}")
+        self._progress.detail = words
+        self._progress.ok = self._progress.done = True
+
+    # What is kept
+
+    def _note_times(self, began: float, ran: Ran) -> None:
+        before = began
+        for step, mark in (("start", "begun"), ("profile", "profile"), ("switch", "switch")):
+            if mark in ran.ended:
+                self._progress.steps[step] = max(0, round((ran.ended[mark] - before) * 1000))
+                before = ran.ended[mark]
+
+    def _read(self) -> Progress | None:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Progress)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def _write(self) -> None:
+        """Write the progress down; a full disk does not keep the system from going back."""
+        try:
+            write_atomically(self._path, msgspec.json.encode(self._progress), 0o644)
+        except OSError as error:
+            print(f"healer rollback: cannot write {self._path}: {error.strerror}", file=sys.stderr)
+
+
+def roll_back(config: Config, intent: Entry) -> Progress:
+    """Carry out a rollback, one at a time: who comes second is told what became of the first."""
+    with _exclusively():
+        return Rollback(config, intent).run()
+
+
+def has_begun(intent: Entry) -> bool:
+    """Whether root has let this rollback begin, once."""
+    return _path(intent).exists()
+
+
+def longest_sec(config: Config) -> float:
+    """Return how long a rollback may take before it must have answered, in seconds."""
+    switch = config.safe_switch
+    return 4 * (switch.timeout_sec + switch.lock_timeout_sec) + hooks.longest_sec(config.agents)
+
+
+def _path(intent: Entry) -> Path:
+    """Return the progress file; its name holds the entry's hash: a new ledger begins at 0 again."""
     return PROGRESS_DIR / f"rollback-{intent.seq}-{intent.leaf[:16]}.json"
 
 
-def read_progress(intent: Entry) -> Progress | None:
-    """Return how far a rollback came; None when it has not begun, or cannot be read."""
-    try:
-        return msgspec.json.decode(progress_path(intent).read_bytes(), type=Progress)
-    except (OSError, msgspec.MsgspecError):
-        return None
+@contextmanager
+def _exclusively() -> Iterator[None]:
+    PROGRESS_DIR.mkdir(mode=0o755, exist_ok=True)
+    with (PROGRESS_DIR / "rollback.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def roll_back(intent: Entry, profile: Path) -> Progress:
-    """Make the intent's target the system that runs and the system that boots, and verify both.
-
-    Never raises for what a rollback can meet: what went wrong is in the returned progress.
-    """
-    target = str(intent.data["target"])
-    progress = Progress(intent.seq, target)
-    path = progress_path(intent)
-    _write(path, progress)
-    try:
-        nix.check_toplevel(target)
-        _timed(path, progress, "lock", _wait_for_lock)
-        _check_not_superseded(profile, {target, str(intent.data["from"])})
-        _timed(path, progress, "profile", lambda: _set_profile(profile, target))
-        code = _timed(path, progress, "switch", lambda: _switch(target))
-        progress.detail = f"switch-to-configuration exited with {code}"
-        _timed(path, progress, "verify", lambda: _verify(profile, target, code))
-        progress.ok = True
-    except (HealerError, OSError) as error:
-        progress.detail = str(error)
-    progress.running = nix.systems(profile).current
-    progress.done = True
-    _write(path, progress)
-    return progress
-
-
-def start(intent: int, package: str, timeout_sec: float) -> None:
-    """Start the rollback in its transient unit; raises RefusedError when that is not possible.
-
-    A unit of that name that is running already is nixos-rebuild's, or this very rollback.
-    """
-    systemd_run = shutil.which("systemd-run")
-    if systemd_run is None:
-        raise RefusedError("systemd-run is not on the PATH of healer-helper@.service")
-    command = [
-        systemd_run,
-        f"--unit={UNIT}",
-        "--description=healer: rollback to the known-good system",
-        "--collect",
-        "--no-ask-password",
-        "--quiet",
-        "--service-type=exec",
-        f"--property=RuntimeMaxSec={timeout_sec:g}",
-        f"--setenv=PATH={os.environ.get('PATH', os.defpath)}",
-        f"{package}/bin/healer",
-        "helper",
-        f"--roll-back={intent}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(f"systemd-run refused {UNIT}: {done.stderr.strip()}")
-
-
-def _wait_for_lock() -> None:
-    """Wait for another switch to end; RuntimeMaxSec= bounds it."""
-    while nix.is_locked(nix.SWITCH_LOCK):
-        time.sleep(_LOCK_POLL_SEC)
-
-
-def _check_not_superseded(profile: Path, expected: set[str]) -> None:
-    """Refuse when somebody has deployed another system since: it is not the one to blame."""
-    running = nix.systems(profile).current
-    if running not in expected:
-        raise RefusedError(f"superseded: {running} runs now, and it is not the one to blame")
-
-
-def _set_profile(profile: Path, target: str) -> None:
-    run_nix_env("--profile", str(profile), "--set", target)
-
-
-def run_nix_env(*arguments: str) -> None:
-    """Run nix-env(1); raises RefusedError with its own words when it fails."""
-    nix_env = shutil.which("nix-env")
-    if nix_env is None:
-        raise RefusedError("nix-env is not on the PATH of healer-helper@.service")
-    done = subprocess.run([nix_env, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(f"nix-env {' '.join(arguments)}: {done.stderr.strip()}")
-
-
-def _switch(target: str) -> int:
-    command = [f"{target}/bin/switch-to-configuration", "switch"]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
-
-
-def _verify(profile: Path, target: str, code: int) -> None:
-    """Judge by what runs: exit 4 means that some unit failed, not that the switch did."""
-    systems = nix.systems(profile)
-    if systems.current != target:
-        raise RefusedError(
-            f"switch-to-configuration exited with {code} and {systems.current} is still running"
-        )
-    if systems.profile != target:
-        raise RefusedError(f"{profile} is {systems.profile}, not {target}")
-
-
-def _timed(path: Path, progress: Progress, step: str, action: Any) -> Any:
-    began = time.monotonic_ns()
-    try:
-        return action()
-    finally:
-        progress.steps[step] = (time.monotonic_ns() - began) // 1_000_000
-        _write(path, progress)
-
-
-def _write(path: Path, progress: Progress) -> None:
-    """Write the progress down; a full disk does not keep the system from going back."""
-    try:
-        write_atomically(path, msgspec.json.encode(progress), 0o644)
-    except OSError as error:
-        print(f"healer rollback: cannot write {path}: {error.strerror}", file=sys.stderr)
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -191,7 +191,7 @@ def settle(trial: Trial) -> None:
         trial.finish(ok=True, detail=f"it was confirmed, and the host booted {running}")
         return
     if profile == trial.target and trial.profile_before is not None:
-        rollback.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
+        nix.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
     trial.finish(ok=False, detail=f"the host was booted in the trial; {running} runs")
 
 
@@ -234,14 +234,14 @@ def _wait(trial: Trial) -> None:
 def _keep(trial: Trial) -> None:
     """Make the target the system that boots."""
     try:
-        rollback.run_nix_env("--profile", trial.profile, "--set", trial.target)
+        nix.run_nix_env("--profile", trial.profile, "--set", trial.target)
         done = _switch_to(trial, trial.target, "boot")
         if done.code != 0:
             raise RefusedError(done.words)
     except HealerError as error:
         if trial.profile_before is not None:
             with suppress(HealerError):
-                rollback.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
+                nix.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
         trial.goes_back(f"it could not be made the system that boots: {error}")
         return
     trial.finish(ok=True, detail=f"confirmed: {trial.target} runs, and is what boots")

@@ -439,12 +439,17 @@ def test_python_and_nix_have_the_same_defaults() -> None:
     assert camel(CrashLoop()) == nix["crashLoop"]
     assert camel(AgentEscalation()) == nix["agentEscalation"]
     assert camel(Escalation()) == nix["escalation"]
-    assert camel(SafeSwitch()) == nix["safeSwitch"]
+    safe_switch = camel(SafeSwitch())
+    assert safe_switch.pop("rebootWindow") == nix["rebootWindow"]
+    del nix["safeSwitch"]["rebootWindow"]
+    assert safe_switch == nix["safeSwitch"]
     assert camel(Drift()) == nix["drift"]
     assert camel(LedgerConfig()) == nix["ledger"]
     agent = camel(Agent(unit="a.service"))
     assert agent["stableSec"] == nix["agent"]["stableSec"]
     assert agent["journalLines"] == nix["agent"]["journalLines"]
+    for option in ("rollbackSafe", "snapshot", "beforeRollback", "beforeRollbackTimeoutSec"):
+        assert agent[option] == nix["agent"][option]
     http, tcp = camel(HttpCheck(name="a", url="b")), camel(TcpCheck(name="a", port=1))
     common = {*tcp} - {"type", "name", "host", "port"}
     assert common == {key for key, value in nix["health"].items() if value is not None}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from healer.safeswitch.rollback import UNIT
+from healer.host.switching import UNIT
 from tests.conftest import Boot
 from tests.machine.agents import (
     agent,
@@ -62,7 +62,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
     bad = machine.deploy(BAD, status={0, 4})
     outcome = assert_rolled_back(machine, bad, good)
-    assert set(outcome["steps"]) == {"lock", "profile", "switch", "verify"}
+    assert set(outcome["steps"]) == {"start", "profile", "switch"}
 
     intent = wait_for_entry(machine, "action.intent", action="rollback")
     story = machine.succeed(f"healer incident {intent['incident']}")

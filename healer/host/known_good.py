@@ -1,0 +1,64 @@
+"""The known-good systems: generations of a profile of their own, which only root writes.
+
+Such a profile roots them against garbage collection, gives them entries in the boot menu, and is
+what root believes when it is asked to go back to one. A specialisation is rooted by its base.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from healer.errors import RefusedError
+from healer.host import nix
+
+PROFILE = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A toplevel to go back to: what the profile is set to, and the program that switches to it."""
+
+    toplevel: str
+    base: str
+    switch: str
+
+
+def root(toplevel: str, profile: Path, keep: int) -> str:
+    """Root a toplevel as known-good and keep the last ``keep`` of them; return what was rooted."""
+    base, _ = nix.base_of(toplevel, profile, os.path.realpath(profile))
+    PROFILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    nix.run_nix_env("--profile", str(PROFILE), "--set", base)
+    nix.run_nix_env("--profile", str(PROFILE), "--delete-generations", f"+{keep}")
+    return base
+
+
+def holds(toplevel: str) -> bool:
+    """Whether root has rooted this toplevel as known-good."""
+    return _find(PROFILE, toplevel) is not None
+
+
+def find(toplevel: str, profile: Path) -> Goal:
+    """Return how to go back to a known-good toplevel, or to a generation of ``profile``.
+
+    RefusedError when it is none of these, or is gone.
+    """
+    nix.check_toplevel(toplevel)
+    goal = _find(PROFILE, toplevel) or _find(profile, toplevel)
+    if goal is None:
+        raise RefusedError(f"{toplevel} is not among the known-good systems at {PROFILE}")
+    return goal
+
+
+def _find(profile: Path, toplevel: str) -> Goal | None:
+    for base in map(os.path.realpath, nix.generations(profile)):
+        if base == toplevel:
+            return Goal(toplevel, base, f"{base}/bin/switch-to-configuration")
+        for link in Path(base, "specialisation").glob("*"):
+            if os.path.realpath(link) == toplevel:
+                return Goal(toplevel, base, f"{link}/bin/switch-to-configuration")
+    return None
+
+
+def newest() -> str | None:
+    """Return the last known-good system, or None."""
+    return os.path.realpath(PROFILE) if PROFILE.exists() else None

@@ -1,0 +1,219 @@
+"""Setting the profile and switching, in a transient unit that bears nixos-rebuild's own name.
+
+So the two exclude each other: systemd has one unit of a name. The unit has a run-time bound, and
+goes on when whoever started it is killed. It is a few lines of sh which write to a result file how
+far they came, for a unit that ended says no more than its last exit code.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from healer.errors import RefusedError
+from healer.host import nix
+from healer.host.known_good import Goal
+
+UNIT = "nixos-rebuild-switch-to-configuration.service"
+REFUSED = 1
+"""Exit code of switch-to-configuration: a check or the boot loader refused."""
+NEEDS_BOOT = 100
+"""Exit code of switch-to-configuration: the init interface is another one."""
+# Another run has the lock: 1, or errno's EAGAIN.
+_LOCKED = frozenset({1, 11})
+_POLL_SEC = 0.2
+_WATCH_SEC = 0.005
+_ATTEMPTS = 3
+
+# Builtins of sh, and absolute programs. Each line of the result: a step, its exit code, and when
+# it ended in seconds since boot, to a hundredth (proc_uptime(5)).
+_SCRIPT = """\
+result=$1 from=$2 target=$3 nix_env=$4 profile=$5 base=$6 switch=$7 action=$8
+step() { read -r now _ </proc/uptime; echo "$1 $2 $now" >>"$result"; }
+running=$(cd -P /run/current-system && pwd)
+case $running in
+  "$from" | "$target") step begun 0 ;;
+  *) step superseded 0; exit 1 ;;
+esac
+"$nix_env" --profile "$profile" --set "$base"
+code=$?
+step profile $code
+[ $code = 0 ] || exit 1
+"$switch" "$action" </dev/null
+code=$?
+step "$action" $code
+exit $code
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of the unit: the exit code of each step that ended, and when, since boot.
+
+    The steps: begun, profile, and switch or boot; or superseded, where another system ran.
+    """
+
+    codes: dict[str, int]
+    ended: dict[str, float]
+    timed_out: bool
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of switch-to-configuration; None when it was killed."""
+        return self.codes.get("switch", self.codes.get("boot"))
+
+    @property
+    def words(self) -> str:
+        """Say how switch-to-configuration ended."""
+        if self.code is not None:
+            return f"switch-to-configuration exited with {self.code}"
+        if self.timed_out:
+            return "switch-to-configuration did not end within safeSwitch.timeoutSec and was ended"
+        return "switch-to-configuration was killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """One change of the host: from one toplevel to another, with the file for its result.
+
+    ``timeout_sec`` bounds the unit; ``deadline`` on CLOCK_MONOTONIC the wait for another switch.
+    """
+
+    source: str
+    goal: Goal
+    profile: Path
+    result: Path
+    timeout_sec: float
+    deadline: float
+
+    def run(self, action: str) -> Ran:
+        """Set the profile and run ``switch-to-configuration ACTION``: switch, or boot.
+
+        Begun again where it was killed, and where another switch came first. RefusedError when it
+        cannot be begun, or the profile cannot be set.
+        """
+        for attempt in range(_ATTEMPTS):
+            self.result.unlink(missing_ok=True)
+            ran = self._run_once(action)
+            if ran is None:
+                self._wait_for_the_name()
+                continue
+            if "superseded" in ran.codes:
+                return ran
+            if ran.codes.get("profile", 0) != 0:
+                raise RefusedError(f"nix-env --set failed; see journalctl --unit={UNIT}")
+            if self._is_final(ran, attempt):
+                return ran
+            wait_for_lock(self.deadline)
+        raise RefusedError(f"{UNIT} was ended {_ATTEMPTS} times before it had switched")
+
+    def taken_up(self) -> Ran | None:
+        """Wait for a unit that was started earlier for the same, and return what it did, if all."""
+        if not self.result.exists():
+            return None
+        while _is_active():
+            time.sleep(_POLL_SEC)
+        ran = self._read(timed_out=False)
+        return ran if ran is not None and "switch" in ran.codes else None
+
+    def _run_once(self, action: str) -> Ran | None:
+        """Run the unit; None where another has its name."""
+        quiet = subprocess.DEVNULL
+        with (
+            tempfile.TemporaryFile("w+") as stderr,
+            subprocess.Popen(
+                self._command(action), stdin=quiet, stdout=quiet, stderr=stderr
+            ) as process,
+        ):
+            while process.poll() is None:
+                time.sleep(_WATCH_SEC)
+                # The end of the unit, and systemd-run's word of it, come later.
+                ran = self._read(timed_out=False)
+                if ran is not None and action in ran.codes:
+                    process.kill()
+                    return ran
+            stderr.seek(0)
+            said = stderr.read()
+        if not self.result.exists():
+            if "already" in said:
+                return None
+            raise RefusedError(f"systemd-run refused {UNIT}: {said.strip()}")
+        while _is_active():  # systemd-run lost the bus; RuntimeMaxSec= bounds the unit
+            time.sleep(_POLL_SEC)
+        return self._read(timed_out="result: timeout" in said)
+
+    def _command(self, action: str) -> list[str]:
+        return [
+            program("systemd-run"),
+            f"--unit={UNIT}",
+            "--description=healer: switch to a known-good system",
+            "--collect",
+            "--no-ask-password",
+            "--wait",
+            "--service-type=exec",
+            "--expand-environment=no",
+            f"--property=RuntimeMaxSec={self.timeout_sec:g}",
+            "--property=TimeoutStopSec=30",
+            *(
+                f"--setenv={name}={os.environ[name]}"
+                for name in ("PATH", "LOCALE_ARCHIVE")
+                if name in os.environ
+            ),
+            *("/bin/sh", "-c", _SCRIPT, "sh"),
+            *(str(self.result), self.source, self.goal.toplevel, program("nix-env")),
+            *(str(self.profile), self.goal.base, self.goal.switch, action),
+        ]
+
+    def _wait_for_the_name(self) -> None:
+        time.sleep(_POLL_SEC)
+        while _is_active():
+            _check(self.deadline, f"{UNIT} is running")
+            time.sleep(_POLL_SEC)
+
+    def _is_final(self, ran: Ran, attempt: int) -> bool:
+        """Whether to run it again would come to the same.
+
+        Who finds the lock held is refused with the same code as whom a check refuses.
+        """
+        if ran.code is None:
+            return ran.timed_out
+        return ran.code not in _LOCKED or (ran.code == REFUSED and attempt > 0)
+
+    def _read(self, *, timed_out: bool) -> Ran | None:
+        try:
+            lines = self.result.read_text(encoding="ascii").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return None
+        matches = [re.fullmatch(r"(\w+) (\d+) ([\d.]+)", line) for line in lines]
+        codes = {match[1]: int(match[2]) for match in matches if match}
+        ended = {match[1]: float(match[3]) for match in matches if match}
+        return Ran(codes, ended, timed_out)
+
+
+def wait_for_lock(deadline: float) -> None:
+    """Wait for another switch to end; RefusedError after the deadline (CLOCK_MONOTONIC)."""
+    while (holder := nix.lock_holder(nix.SWITCH_LOCK)) is not None:
+        _check(deadline, f"{nix.SWITCH_LOCK} is held by {holder}")
+        time.sleep(_POLL_SEC)
+
+
+def program(name: str) -> str:
+    """Return the path of a program that the helper's unit must have on its PATH."""
+    found = shutil.which(name)
+    if found is None:
+        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
+    return found
+
+
+def _check(deadline: float, words: str) -> None:
+    if time.monotonic() > deadline:
+        raise RefusedError(f"{words} for longer than safeSwitch.lockTimeoutSec")
+
+
+def _is_active() -> bool:
+    command = [program("systemctl"), "is-active", "--quiet", UNIT]
+    return subprocess.run(command, check=False).returncode == 0

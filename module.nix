@@ -31,6 +31,9 @@ let
       setting:
       if lib.hasPrefix "Restart" setting then
         lib.mkForce
+      # The unit's own stays the first of them.
+      else if setting == "RuntimeDirectory" then
+        lib.mkAfter
       else if builtins.isList service.serviceConfig.${setting} then
         lib.mkBefore
       else

@@ -33,6 +33,7 @@ from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.probing import Prober
 from healer.watchdog.recorder import Recorder
+from healer.watchdog.status_texts import StatusTexts
 from healer.watchdog.units import Units
 
 log = logging.getLogger("healer")
@@ -52,7 +53,8 @@ class Daemon:
         self._decisions = Decisions(loaded.config)
         self._runtime_dir = Path(loaded.config.runtime_dir)
         self._publisher = report.Publisher(self._runtime_dir)
-        self._units = Units(self._decisions.units, self._unit_changed, self._died)
+        self._texts = StatusTexts(loaded.config)
+        self._units = Units(self._decisions.units, self._texts, self._unit_changed, self._died)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
         )
@@ -306,6 +308,7 @@ class Daemon:
         self._decisions.configure(loaded.config)
         self._drift.reload(loaded.config)
         self._safe_switch_off = self._why_safe_switch_is_off()
+        self._texts.configure(loaded.config)
         self._units.declare(self._decisions.units)
         data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
         self._record([Record(clock.now(), "config.loaded", data)])

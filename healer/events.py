@@ -95,6 +95,7 @@ class Context:
     journal: tuple[str, ...] = ()
     n_restarts: int | None = None
     death: Death | None = None
+    breadcrumb: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -493,6 +493,26 @@ in
       default = defaults.agent.stableSec;
       description = "Seconds that the agent must stay up after a crash to have recovered from it.";
     };
+    lastCrash = mkOption {
+      type = types.nullOr types.bool;
+      default = defaults.agent.lastCrash;
+      defaultText = lib.literalMD "true, but false with {option}`adopt` or a root directory of its own";
+      description = ''
+        Whether the agent finds, after a crash, how its last run ended: in the JSON file that
+        `$HEALER_LAST_CRASH` names; see docs/agents.md. An adopted unit gets the file, in one more
+        directory of its `RuntimeDirectory=`, and the variable at every start.
+      '';
+    };
+    breadcrumb = mkOption {
+      type = types.nullOr (types.strMatching "[A-Za-z0-9_][A-Za-z0-9_.-]*");
+      default = defaults.agent.breadcrumb;
+      example = "doing";
+      description = ''
+        Name of a file in the agent's state directory in which it writes down what it is doing. Its
+        first 4096 bytes are part of the record of a crash, and of what its next run is told. After
+        a crash this costs the start of a process before the restart.
+      '';
+    };
     health = mkOption {
       type = types.listOf (types.submodule health);
       default = defaults.agent.health;

@@ -9,6 +9,11 @@
 }:
 let
   defaults = import ./defaults.nix;
+  lastCrash = import ./last-crash.nix {
+    shell = "";
+    script = "";
+    quote = lib.id;
+  };
   show = lib.generators.toPretty { multiline = false; };
   # To be read as: "it must not be that …".
   refuse = wrong: option: message: {
@@ -102,6 +107,14 @@ let
         "${option}.stateDirectory"
         "is ${show agent.stateDirectory}: write a name below /var/lib, not an absolute path."
       )
+    ]
+    ++ [
+      (refuse (agent.lastCrash == true && !agent.adopt && !lastCrash.canWrap agent) "${option}.lastCrash"
+        "is true, but nothing can be put in front of this command: write the command as a list (without RootDirectory, RootImage or NoExecPaths in serviceConfig), or set it to false."
+      )
+      (refuse (
+        agent.breadcrumb != null && !agent.adopt && agent.stateDirectory == null && !(agent.serviceConfig ? StateDirectory)
+      ) "${option}.breadcrumb" "is ${show agent.breadcrumb}, but the agent has no stateDirectory to keep it in: set stateDirectory.")
     ]
     ++ restartAssertions "${option}.restart" agent
     ++ lib.concatLists (

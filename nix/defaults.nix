@@ -26,6 +26,8 @@
     crashLoop = { };
     escalation = { };
     stableSec = 60;
+    lastCrash = null; # null: where ./last-crash.nix can
+    breadcrumb = null;
     health = [ ];
     journalLines = 20;
     watchdogSec = null;

@@ -14,6 +14,7 @@
   stopStamp ? "${./stamp-stop.sh}",
   stampRules ? "${./stamp-rules.sh}",
   restartLater ? "${./restart-later.sh}",
+  lastCrashScript ? "${./last-crash.sh}",
   # The directory of systemctl and systemd-run, for the stop stamp of an agent with rules.
   systemd ? "/usr/bin",
 }:
@@ -54,6 +55,11 @@ let
   commandLine =
     command: if isString command then command else concatStringsSep " " (map quote command);
 
+  lastCrash = import ./last-crash.nix {
+    inherit shell quote;
+    script = lastCrashScript;
+  };
+
   unitOf = name: agent: if agent.unit == null then "${name}.service" else agent.unit;
   serviceOf =
     name: agent:
@@ -81,7 +87,11 @@ let
     in
     {
       ExecStartPost = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
-      ExecStopPost = [ (concatStringsSep " " stop) ] ++ toList (extra.ExecStopPost or [ ]);
+      ExecStopPost = [
+        (concatStringsSep " " stop)
+      ]
+      ++ lastCrash.atStop agent
+      ++ toList (extra.ExecStopPost or [ ]);
     };
 
   # The heartbeat is systemd's own watchdog, so that it beats with healer dead.
@@ -108,7 +118,7 @@ let
     unitConfig = supervisedUnitConfig;
     serviceConfig =
       # A missing command is refused by assertions.nix or complete.nix, which know its name.
-      optional (agent.command != null) { ExecStart = commandLine agent.command; }
+      optional (agent.command != null) (lastCrash.own name agent (commandLine agent.command))
       // optional (agent.user == null) { DynamicUser = true; }
       // optional (agent.user != null) { User = agent.user; }
       // optional (agent.group != null) { Group = agent.group; }
@@ -133,19 +143,25 @@ let
     adopted = false;
   };
 
-  adoptedService = _name: agent: {
-    description = null;
-    wantedBy = [ ];
-    after = [ ];
-    environment = agent.environment;
-    unitConfig = supervisedUnitConfig;
-    serviceConfig =
-      agent.serviceConfig
-      // stamps agent
-      // heartbeat agent
-      // adoptedRestartConfig agent.restart;
-    adopted = true;
-  };
+  adoptedService =
+    name: agent:
+    let
+      told = lastCrash.adopted name agent;
+    in
+    {
+      description = null;
+      wantedBy = [ ];
+      after = [ ];
+      environment = told.environment // agent.environment;
+      unitConfig = supervisedUnitConfig;
+      serviceConfig =
+        agent.serviceConfig
+        // told.serviceConfig
+        // stamps agent
+        // heartbeat agent
+        // adoptedRestartConfig agent.restart;
+      adopted = true;
+    };
 
   agentServices = listToAttrs (
     map (
@@ -361,11 +377,13 @@ let
     inherit (agent)
       stableSec
       journalLines
+      breadcrumb
       rollbackSafe
       snapshot
       beforeRollback
       beforeRollbackTimeoutSec
       ;
+    lastCrash = lastCrash.tells agent;
     health = map checkConfig agent.health;
   };
 

@@ -86,10 +86,14 @@ if [ "${count:-0}" -lt 1000 ]; then
     memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
     asked "$asked" end 1 >"$stamp.stop"
 fi
-# What the agent's next run is told of this one, by start-agent.sh.
-printf '%s=%s\n' \
-  invocation "$INVOCATION_ID" class "$class" result "$SERVICE_RESULT" code "$EXIT_CODE" \
-  status "$EXIT_STATUS" time "$EPOCHREALTIME" runtime_ms "$runtime_ms" in_a_row "$in_a_row" \
-  >"$last"
+# What the agent's next run is told of this one, by last-crash.sh.
+if [ $in_a_row -gt 0 ]; then
+  printf '%s=%s\n' \
+    invocation "$INVOCATION_ID" class "$class" code "$EXIT_CODE" status "$EXIT_STATUS" \
+    start "${start_uptime%.*}${start_uptime#*.}" stop "${stop_uptime%.*}${stop_uptime#*.}" \
+    time "$EPOCHREALTIME" runtime_ms "$runtime_ms" in_a_row "$in_a_row" >"$last"
+elif [ -s "$last" ]; then
+  : >"$last"
+fi
 [ -z "$answer" ] || carry_out
 exit 0

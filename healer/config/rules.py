@@ -29,6 +29,7 @@ _INTERFACE = re.compile(r"[^\s/:%]{1,15}")
 _OWN_UNIT = re.compile(r"healer\.service|healer-helper@.*")
 # The name of an agent is part of incident names and of what people type.
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # Also a file name: systemd.exec(5), "Credentials".
 _CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _REALTIME = re.compile(r"SIGRT(MIN(\+([0-9]|[12][0-9]|30))?|MAX(-([0-9]|[12][0-9]|30))?)")
@@ -77,6 +78,12 @@ def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
         )
     yield from _hook(agent.snapshot, f"{path}.snapshot")
     yield from _hook(agent.before_rollback, f"{path}.beforeRollback")
+    if agent.breadcrumb is not None and not _FILE_NAME.fullmatch(agent.breadcrumb):
+        yield Problem(
+            f"{path}.breadcrumb",
+            f"is {agent.breadcrumb[:64]!a}, which is no plain file name",
+            "write letters, digits, `_`, `.` and `-`, and begin with no `.` or `-`",
+        )
     seen: set[str] = set()
     for index, check in enumerate(agent.health):
         if check.name in seen:

@@ -230,7 +230,11 @@ def as_check(gate: CheckGate) -> HttpCheck | TcpCheck | ListenCheck | CommandChe
 
 
 class Agent(Section, frozen=True, kw_only=True):
-    """One supervised systemd service."""
+    """One supervised systemd service.
+
+    ``last_crash`` says that it is told how its last run ended, and ``breadcrumb`` names the file in
+    its state directory that it leaves for its next run.
+    """
 
     unit: str
     adopted: bool = False
@@ -244,6 +248,8 @@ class Agent(Section, frozen=True, kw_only=True):
     snapshot: tuple[str, ...] | None = None
     before_rollback: tuple[str, ...] | None = None
     before_rollback_timeout_sec: PositiveSeconds = 60.0
+    last_crash: bool = False
+    breadcrumb: str | None = None
 
 
 class Escalation(Section, frozen=True, kw_only=True):

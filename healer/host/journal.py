@@ -23,6 +23,8 @@ UNIT_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
 
+_FEW = 20
+
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
@@ -75,6 +77,19 @@ def _last_lines(unit: str, invocation: str, exited: str | None, count: int) -> t
                 break
             early.append(_text(entry, "MESSAGE"))
     return (*reversed(early), *late)[-count:]
+
+
+def newest_line(unit: str, invocation: str, begins: str) -> str | None:
+    """Return an invocation's newest line that begins so, if it is among its newest few."""
+    with _reader(_SYSTEMD_UNIT=unit, _SYSTEMD_INVOCATION_ID=invocation) as reader:
+        reader.seek_tail()
+        for _ in range(_FEW):
+            entry = reader.get_previous()
+            if not entry:
+                break
+            if (line := _text(entry, "MESSAGE")).startswith(begins):
+                return line
+    return None
 
 
 def lines_behind(

@@ -98,6 +98,8 @@ def _doing(crash: Entry) -> str:
         "",
         f"Its last status: {status}" if status else "It had told systemd no status.",
     ]
+    if crumb := words.text(crash.data, "breadcrumb"):
+        lines.append(f"The breadcrumb that it left: {crumb}")
     journal = crash.data.get("journal")
     if isinstance(journal, list) and journal:
         lines.append(f"Its last lines in the journal [{crash.seq}]:")

@@ -289,6 +289,7 @@ def _crash(
         "died_uptime_ms": context.death.uptime_ms if context.death else None,
         "wait_status": context.death.wait_status if context.death else None,
         "status_text": context.status_text,
+        "breadcrumb": context.breadcrumb,
         "journal": list(context.journal),
         "source": ended.source,
     }

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from healer.config import Config
+import msgspec
+
+from healer.config import Agent, Config
 from healer.errors import HostUnavailableError
 from healer.events import Context, Ended, Instant
 from healer.files import write_atomically
@@ -24,6 +26,10 @@ _JOURNAL_LAG_SEC = (0.002, 0.004, 0.008, 0.016, 0.03, 0.04, 0.0)
 # Removing stamps costs a process: this many recorded ones may stay, and so many go at once.
 _STAMPS_KEPT = 32
 _STAMPS_AT_ONCE = 1000
+# Its process starts behind the stamp.
+_BREADCRUMB_LAG_SEC = (*_JOURNAL_LAG_SEC[:-1], 0.1, 0.2, 0.4, 0.0)
+# How nix/last-crash.sh begins the line with an agent's breadcrumb.
+_BREADCRUMB = "healer-breadcrumb: "
 
 
 class Ends:
@@ -115,8 +121,9 @@ class Ends:
         asked = asyncio.get_running_loop().create_task(self._last_words(unit, invocation, lines))
         self._asked[unit] = (invocation, asked)
 
-    async def context(self, ended: Ended, lines: int) -> Context:
+    async def context(self, ended: Ended, agent: Agent) -> Context:
         """Return what the journal knows of an end: whether it was asked for, the last lines."""
+        lines = agent.journal_lines
         invocation, asked = self._asked.pop(ended.unit, ("", None))
         if ended.result == "success" or not ended.code:
             # PID 1 does not log a clean exit, and where there was no process, there was none.
@@ -125,7 +132,28 @@ class Ends:
             words = await asked
         else:
             words = await self._last_words(ended.unit, ended.invocation, lines)
-        return Context(stop_requested=words.stop_requested, journal=words.lines)
+        if agent.breadcrumb is None or ended.result == "success" or ended.source != "stamp":
+            return Context(stop_requested=words.stop_requested, journal=words.lines)
+        return Context(
+            stop_requested=words.stop_requested,
+            journal=tuple(line for line in words.lines if not line.startswith(_BREADCRUMB)),
+            breadcrumb=await self._breadcrumb(ended.unit, ended.invocation),
+        )
+
+    async def _breadcrumb(self, unit: str, invocation: str) -> str | None:
+        """Return what nix/last-crash.sh wrote behind the stamp; None if the agent left nothing."""
+        for pause in _BREADCRUMB_LAG_SEC:
+            try:
+                line = await self._ask(journal.newest_line, unit, invocation, _BREADCRUMB)
+            except HostUnavailableError:
+                return None
+            if line is not None:
+                try:
+                    return msgspec.json.decode(line.removeprefix(_BREADCRUMB), type=str | None)
+                except msgspec.MsgspecError:  # the agent's own doing, or cut off by journald
+                    return None
+            await asyncio.sleep(pause)
+        return None
 
     async def _last_words(
         self, unit: str, invocation: str, lines: int, *, patient: bool = True

@@ -147,9 +147,8 @@ class Recorder:
             if deployment.since is not None:
                 since = deployment.since
                 ended = await self._ends.with_toplevel(ended, deployment.current, since)
-            lines = self._decisions.config.agents[name].journal_lines
             context = replace(
-                await self._ends.context(ended, lines),
+                await self._ends.context(ended, self._decisions.config.agents[name]),
                 switching=self._switching,
                 status_text=self._units.status_text(ended),
                 n_restarts=self._units.n_restarts(ended.unit),

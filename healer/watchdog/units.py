@@ -6,7 +6,6 @@ for every unit anew once it is back.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from healer.events import Death, Ended, UnitState
 from healer.host import clock
 from healer.host.pidfd import Deaths
 from healer.host.systemd import SystemBus
+from healer.watchdog.status_texts import StatusTexts
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Units:
     def __init__(
         self,
         declared: frozenset[str],
+        texts: StatusTexts,
         on_change: Callable[[bool], None],
         on_death: Callable[[str, str], None],
     ) -> None:
@@ -52,7 +53,7 @@ class Units:
         # What was asked for last before an end was recorded, or before the bus was away.
         self._stale = set(declared)
         self._checked = 0
-        self._status_texts: dict[str, deque[tuple[int, str]]] = {}
+        self._texts = texts
 
     def declare(self, units: frozenset[str]) -> None:
         """Watch these units from now on."""
@@ -89,6 +90,7 @@ class Units:
 
     async def refresh(self) -> None:
         """Ask for the state of units that changed; of the rest of many in the next call."""
+        self._texts.flush()
         if not self._connected:
             return
         for unit in sorted(self._dirty & self._declared)[:_AT_ONCE]:
@@ -145,11 +147,9 @@ class Units:
         self._on_change(True)
 
     def status_text(self, ended: Ended) -> str | None:
-        """Return the last STATUS= that was seen before this end; the next run has its own soon."""
-        before = ended.stop_uptime_ms if ended.stop_uptime_ms is not None else clock.uptime_ms()
-        texts = self._status_texts.get(ended.unit, ())
-        # /proc/uptime, by which the end is dated, counts hundredths of a second.
-        return next((text for at, text in reversed(texts) if at <= before + 10), None)
+        """Return the last STATUS= that was seen before this end."""
+        stop = ended.stop_uptime_ms if ended.stop_uptime_ms is not None else clock.uptime_ms()
+        return self._texts.before(ended.unit, stop)
 
     def death_of(self, ended: Ended) -> Death | None:
         """Return what the kernel said of the main process that ended, if it was watched."""
@@ -166,7 +166,7 @@ class Units:
         if state is not None:
             self.states[unit] = state
             self.missing.discard(unit)
-            self._note_status(unit, state.status_text)
+            self._texts.note(unit, state.status_text)
             self._deaths.watch(unit, state.invocation, state.main_pid)
             return
         self.states.pop(unit, None)
@@ -176,10 +176,5 @@ class Units:
 
     def _unit_changed(self, unit: str, changed: Mapping[str, Any]) -> None:
         self._dirty.add(unit)
-        self._note_status(unit, changed.get("StatusText", ""))
+        self._texts.note(unit, changed.get("StatusText", ""))
         self._on_change(changed.get("SubState") in _FAILED_STATES)
-
-    def _note_status(self, unit: str, text: str) -> None:
-        texts = self._status_texts.setdefault(unit, deque(maxlen=8))
-        if text and (not texts or texts[-1][1] != text):
-            texts.append((clock.uptime_ms(), text))

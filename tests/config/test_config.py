@@ -204,6 +204,8 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("agents/other", {"unit": "worker.service"}, "agents.other.unit"),
         ("agents/a b", {"unit": "ab.service"}, 'agents."a b"'),
         ("agents/worker/adopted", 1, "agents.worker.adopted"),
+        ("agents/worker/breadcrumb", "../x", "agents.worker.breadcrumb"),
+        ("agents/worker/breadcrumb", "", "agents.worker.breadcrumb"),
         ("agents/worker/stableSec", 0, "agents.worker.stableSec"),
         ("agents/worker/stableSec", 1e12, "agents.worker.stableSec"),
         ("agents/worker/stableSec", float("inf"), "agents.worker.stableSec"),

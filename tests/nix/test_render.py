@@ -218,6 +218,62 @@ def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
         assert (rules != "") == (name == "ruled")
 
 
+WRAPPED = 'shell = "/dash"; lastCrashScript = "/tell"; '
+
+
+@pytest.mark.parametrize(
+    ("agent", "started"),
+    [
+        (
+            'command = [ "/bin/x" "a b" ];',
+            ('/dash /tell %n "/run/healer-agents/a" "" "/bin/x" "a b"', "x", "healer-agents/a"),
+        ),
+        (
+            'command = "/bin/x --flag"; breadcrumb = "doing"; stateDirectory = "a";',
+            (
+                '/dash /tell %n "/run/healer-agents/a" "doing" /bin/x --flag',
+                "x",
+                "healer-agents/a",
+            ),
+        ),
+        (
+            'command = "-+/bin/x ;x"; serviceConfig.RuntimeDirectory = [ "r:l s" "t" ];',
+            ('-+/dash /tell %n "/run/r" "" /bin/x ;x', "x", ["r:l s", "t"]),
+        ),
+        (
+            'command = "/bin/x"; serviceConfig.SyslogIdentifier = "me";',
+            ('/dash /tell %n "/run/healer-agents/a" "" /bin/x', "me", "healer-agents/a"),
+        ),
+        # Nothing can be put in front of these.
+        ('command = "@x y";', ("@x y", None, None)),
+        ('command = "/bin/x ; /bin/y";', ("/bin/x ; /bin/y", None, None)),
+        (
+            'command = [ "/bin/x" ]; serviceConfig.RootDirectory = "/r";',
+            ('"/bin/x"', None, None),
+        ),
+        ('command = [ "/bin/x" ]; lastCrash = false;', ('"/bin/x"', None, None)),
+    ],
+)
+def test_an_agent_is_told_of_its_last_crash(agent: str, started: Any) -> None:
+    service = render(f"{{ agents.a = {{ {agent} }}; }}", WRAPPED)["services"]["a"]["serviceConfig"]
+    settings = ("ExecStart", "SyslogIdentifier", "RuntimeDirectory")
+    assert tuple(service.get(setting) for setting in settings) == started
+
+
+def test_an_adopted_agent_is_told_if_it_is_asked_for() -> None:
+    text = "{ agents.a = { adopt = true; lastCrash = %s; breadcrumb = %s; }; }"
+    told = render(text % ("true", '"doing"'), WRAPPED)["services"]["a"]
+    assert told["serviceConfig"]["ExecStartPre"] == [
+        '/dash /tell %n "/run/healer-agents/a" "doing"'
+    ]
+    assert told["serviceConfig"]["RuntimeDirectory"] == ["healer-agents/a"]
+    assert told["serviceConfig"]["ExecStopPost"][1] == '-/dash /tell %n "" "doing"'
+    assert told["environment"] == {"HEALER_LAST_CRASH": "/run/healer-agents/a/last-crash.json"}
+    rendered = render(text % ("null", "null"), WRAPPED)
+    assert "ExecStartPre" not in rendered["services"]["a"]["serviceConfig"]
+    assert rendered["config"]["agents"]["a"]["lastCrash"] is False
+
+
 def test_the_stamp_is_told_the_rules_that_systemd_has_no_setting_for() -> None:
     rendered = render(
         EVERYTHING,
@@ -295,7 +351,10 @@ def test_durations(seconds: str, rendered: str) -> None:
 
 def test_arguments_are_taken_literally() -> None:
     rendered = render(
-        r"""{ agents.a.command = [ "/bin/sh" "-c" "echo $HOME 50% \"q\" 'r' \\n" "" "a\nb" ]; }"""
+        r"""{ agents.a = {
+          lastCrash = false;
+          command = [ "/bin/sh" "-c" "echo $HOME 50% \"q\" 'r' \\n" "" "a\nb" ];
+        }; }"""
     )
     assert rendered["services"]["a"]["serviceConfig"]["ExecStart"] == (
         r'''"/bin/sh" "-c" "echo $$HOME 50%% \"q\" 'r' \\n" "" "a\nb"'''

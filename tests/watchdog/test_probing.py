@@ -13,6 +13,7 @@ from healer.decisions import Decisions
 from healer.records import Record
 from healer.watchdog.health import Outcome
 from healer.watchdog.probing import Prober
+from healer.watchdog.status_texts import StatusTexts
 from healer.watchdog.units import Units
 from tests.watchdog.test_health import UNIT
 
@@ -30,7 +31,8 @@ class Host:
     def __init__(self, **checks: HealthCheck) -> None:
         self.records: list[Record] = []
         self.told = asyncio.Event()
-        self.units = Units(frozenset(), lambda _: None, lambda _unit, _invocation: None)
+        texts = StatusTexts(Config(version=1))
+        self.units = Units(frozenset(), texts, lambda _: None, lambda _unit, _invocation: None)
         self.decisions = Decisions(self.config(checks))
         self.prober = Prober(self.decisions, self.units, self.records.extend, self.told.set)
 

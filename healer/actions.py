@@ -155,6 +155,7 @@ async def _until_it_may_go_on(config: Config) -> bool:
 
 async def _try(intent: Entry, config: Config, unit_state: UnitStates) -> Done:
     """Begin a trial and wait for its end, as long as a person takes; or take up one that began."""
+    refusals = 0
     while True:
         going = trial.of(intent)
         if going is not None and going.phase == "done":
@@ -163,7 +164,9 @@ async def _try(intent: Entry, config: Config, unit_state: UnitStates) -> Done:
         # Between two runs of its process the unit waits to be started again.
         if going is None or going.boot != clock.boot_id() or unit is None or unit.gave_up:
             begun = await _done(CarryOut(intent.seq), config)
-            if not begun.ok:
+            refusals = 0 if begun.ok else refusals + 1
+            # What has begun is not given up lightly: systemd starts nothing while it shuts down.
+            if refusals > (0 if going is None else _PATIENCE):
                 return begun
         await asyncio.sleep(_TRIAL_POLL_SEC)
 

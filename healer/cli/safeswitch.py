@@ -49,10 +49,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     trying.add_argument(
         "--confirm-within",
         dest="confirm_sec",
-        type=duration,
+        type=_time,
         default=DEFAULT_CONFIRM_SEC,
         metavar="TIME",
-        help="how long it waits for that: 90s, 30m or 12h (default: 2m)",
+        help="how long it waits for that: 90 or 90s, 30m or 12h (default: 2m)",
     )
     verb("confirm", "keep the system that is on trial, or call the one on probation known-good")
     back = verb("rollback", "go back: from a trial, or to the known-good system")
@@ -144,20 +144,26 @@ def _follow(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from healer.cli.status import why_not_running
     from healer.safeswitch import trial
     from healer.status import NAME, read
 
-    status = read(args.runtime_dir / NAME)
+    path = args.runtime_dir / NAME
+    status = read(path)
+    stopped = why_not_running(path, status, _boottime_ms() * 1000)
     if status is None:
-        raise HostUnavailableError(f"there is no {args.runtime_dir / NAME}: healer does not run")
+        raise HostUnavailableError(f"healer is not running: {stopped}")
     going = trial.under_way()
     if args.json:
         import msgspec
 
         said: dict[str, Any] = msgspec.to_builtins(status.deployment)
+        said["not_running_reason"] = stopped
         said["trial"] = None if going is None else _trial(going)
         print(json.dumps(said, indent=2))
     else:
+        if stopped is not None:
+            print(f"healer is NOT running: {stopped}. What it last said:")
         print("\n".join(_lines(status.deployment, going)))
     return 0
 
@@ -194,6 +200,11 @@ def _lines(deployment: "DeploymentStatus", going: "Trial | None") -> "Iterator[s
     for toplevel in deployment.condemned:
         yield f"condemned:   {toplevel}"
     yield f"SafeSwitch:  {deployment.safe_switch}"
+
+
+def _time(text: str) -> int:
+    """Return the seconds of a time; a number alone is one of seconds."""
+    return duration(f"{text}s" if text.isdigit() else text)
 
 
 def _boottime_ms() -> int:

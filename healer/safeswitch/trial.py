@@ -199,7 +199,7 @@ def _switch(trial: Trial) -> None:
     done = _switch_to(trial, trial.target, "test")
     running = _running(trial)
     if running == trial.source and done.code in _UNCHANGED:
-        trial.finish(ok=False, detail=f"nothing was changed: {done.words}")
+        trial.finish(ok=False, detail=f"{running} still runs: {done.words}")
     elif running != trial.target or done.code in {None, _ACTIVATION_FAILED}:
         trial.goes_back(done.words)
     else:

@@ -23,7 +23,7 @@ def test_paths_are_followed_to_the_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["status"], 69, "healer does not run"),
+        (["status"], 69, "healer is not running"),
         (["confirm"], 69, "the daemon does not answer"),
         (["rollback", "--to", "/no/such"], 77, "does not exist"),
         (["condemn", "/etc"], 77, "not a system in /nix/store"),
@@ -41,7 +41,7 @@ def test_without_a_daemon(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("time", ["0s", "5", "40d", "soon"])
+@pytest.mark.parametrize("time", ["0s", "0", "40d", "soon"])
 def test_a_time_that_is_none(time: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["safeswitch", "run", "/nix/store/x", "--confirm-within", time])

@@ -213,8 +213,13 @@ def test_what_cannot_be_tried_is_refused_before_anything_changes(container: Boot
     machine.succeed("umount /boot")
     # What the switch itself refuses has changed nothing either.
     inhibited = machine.build({**gated("inhibited"), "switchInhibitors": {"dbus": "broker"}})
-    machine.deploy({**gated("old"), "switchInhibitors": {"dbus": "classic"}, "label": "older"})
-    refused(machine, f"run {inhibited}", "nothing was changed: switch-to-configuration test exited")
+    classic = {"dbus": "classic"}
+    older = machine.deploy({**gated("older"), "switchInhibitors": classic})
+    refused(
+        machine,
+        f"run {inhibited}",
+        f"{older} still runs: switch-to-configuration test exited with 1",
+    )
     condemned = machine.build(gated("condemned"))
     assert ask(machine, f"condemn {condemned}")[0]
     refused(machine, f"run {condemned}", "is condemned")
@@ -295,9 +300,85 @@ def test_going_back_by_hand(container: Boot) -> None:
     assert_intact(machine)
 
 
-@pytest.mark.parametrize("moment", ["switching", "keeping"])
-def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
+def test_a_trial_that_cannot_be_switched_to_or_kept(container: Boot) -> None:
+    old_spec = gated("old")
+    old_spec["healer"]["safeSwitch"]["timeoutSec"] = 5
+    machine = container(system=old_spec)
+    old = machine.current_system()
+    # Its activation hangs, with the switch's lock held.
+    hangs = machine.build({**gated("hangs"), "activationScript": "sleep 1000"})
+    done, out = ask(machine, f"run {hangs}")
+    assert not done
+    assert "switch-to-configuration test did not end within 5 s" in out
+    assert f"{old} runs again" in out
+    assert where(machine) == (old, old, old)
+    # Its activation fails.
+    fails = machine.build({**gated("fails"), "activationScript": "exit 1"})
+    done, out = ask(machine, f"run {fails}")
+    assert not done
+    assert "exited with 2" in out
+    assert where(machine) == (old, old, old)
+    # It runs, but cannot be made the system that boots.
+    unbootable = machine.build({**gated("unbootable"), "bootLoaderScript": "exit 1"})
+    assert ask(machine, f"run {unbootable}")[0]
+    done, out = ask(machine, "confirm")
+    assert not done
+    assert "could not be made the system that boots" in out
+    assert where(machine) == (old, old, old)
+    outcomes = [e["data"]["ok"] for e in entries(machine, "action.outcome")]
+    assert outcomes == [False] * len(outcomes)
+    assert_intact(machine)
+
+
+def test_a_trial_that_takes_healer_away_comes_back(container: Boot) -> None:
     machine = container(system=gated("old"))
+    old = machine.current_system()
+    without = machine.build({"label": "without"})
+    assert ask(machine, f"run {without} --confirm-within 3")[0]
+    machine.succeed("systemctl kill --signal=KILL healer; systemctl stop healer")
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    assert where(machine) == (old, old, old)
+    machine.wait_for_unit("healer.service")
+    machine.wait_for_unit("worker.service")
+    assert "nobody confirmed" in trial_outcome(machine)["detail"]
+    assert_intact(machine)
+
+
+def test_agents_that_crash_in_a_trial_end_it(container: Boot) -> None:
+    """healer's own rollback is not in the trial's way, nor the trial in that one's."""
+    machine = container(system=gated("good", probation_sec=3))
+    good = machine.current_system()
+    wait_for_entry(machine, "deployment.known-good", toplevel=good)
+    bad = machine.build({**system({"worker": agent("broken")}), "label": "bad"})
+    ask(machine, f"run {bad} --confirm-within 10m")
+    wait_for_entry(machine, "deployment.condemned", toplevel=bad)
+    outcome = trial_outcome(machine)
+    assert not outcome["ok"]
+    assert "superseded" in outcome["detail"]
+    machine.wait_until_succeeds("! systemctl is-active healer-trial", timeout=30)
+    assert where(machine) == (good, good, good)
+    assert_intact(machine)
+
+
+def test_no_system_is_known_good_while_it_is_on_trial(container: Boot) -> None:
+    machine = container(system=gated("old", probation_sec=1))
+    old = machine.current_system()
+    wait_for_entry(machine, "deployment.known-good", toplevel=old)
+    new = machine.build(gated("new", probation_sec=1))
+    assert ask(machine, f"run {new} --confirm-within 8")[0]
+    verdict = wait_for_entry(machine, "safeswitch.verdict", toplevel=new)
+    assert verdict["data"]["verdict"] == "inconclusive"
+    machine.wait_until_succeeds(
+        "healer safeswitch status | grep 'on trial, and not confirmed yet'", timeout=30
+    )
+    assert "nobody confirmed" in trial_outcome(machine)["detail"]
+    assert [e["data"]["toplevel"] for e in entries(machine, "deployment.known-good")] == [old]
+
+
+@pytest.mark.parametrize("moment", ["switching", "keeping", "returning"])
+def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
+    machine = container(system={**gated("old"), "activationScript": "sleep 1"})
+    old = machine.current_system()
     new = machine.build(
         {**gated("new"), "bootLoaderScript": "sleep 1", "activationScript": "sleep 1"}
     )
@@ -311,8 +392,27 @@ def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
     ask(machine, f"run {new} --confirm-within 10m")
     machine.wait_until_succeeds(f'grep -q \'"phase":"waiting"\' {TRIAL}', timeout=60)
     machine.wait_for_unit("healer.service")
-    machine.execute("healer safeswitch confirm")
+    goes_back = moment == "returning"
+    machine.execute(f"healer safeswitch {'rollback' if goes_back else 'confirm'}")
     machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
-    assert where(machine) == (new, new, new)
-    assert trial_outcome(machine)["ok"]
+    runs = old if goes_back else new
+    assert where(machine) == (runs, runs, runs)
+    assert trial_outcome(machine)["ok"] is not goes_back
+    machine.wait_until_succeeds("! systemctl is-active killer", timeout=60)
     assert_intact(machine)
+
+
+def test_a_trial_that_cuts_off_the_network(container: Boot) -> None:
+    machine = container()
+    machine.succeed(
+        "ip link add eth0 type veth peer name peer", "ip address add 192.0.2.10/24 dev eth0"
+    )
+    machine.succeed("ip link set peer up")
+    address = {"name": "net", "type": "network", "interface": "eth0", "addresses": ["192.0.2.10"]}
+    up, down = (f"ip link set eth0 {how}" for how in ("up", "down"))
+    old = machine.deploy({**gated("old", address), "activationScript": up})
+    new = machine.build({**gated("new", address), "activationScript": down})
+    ask(machine, f"run {new} --confirm-within 10m")
+    assert "the gate net failed: eth0 is not up" in trial_outcome(machine)["detail"]
+    assert where(machine) == (old, old, old)
+    assert "UP" in machine.succeed("ip link show eth0")

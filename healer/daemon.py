@@ -26,6 +26,7 @@ from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
 from healer.events import Changes, Instant, Systems
 from healer.host import changes, clock, nix
+from healer.host.environment import Environment
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
@@ -77,6 +78,7 @@ class Daemon:
         )
         self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
         self._gates = GateProber(self._decisions, self._units.active_state_of, self._record)
+        self._environment = Environment()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
@@ -203,7 +205,9 @@ class Daemon:
         self._look_at_clock()
         self._look_at_ledger()
         if self._safe_switch_off is None:
-            self._record(self._decisions.on_tick(self._units.states, systems, clock.now()))
+            judging = self._decisions.deployment.on_probation
+            trouble = self._environment.look() if judging else None
+            self._record(self._decisions.on_tick(self._units.states, systems, clock.now(), trouble))
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
 

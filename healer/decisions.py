@@ -144,7 +144,7 @@ class Decisions:
         units: Mapping[str, UnitState],
         systems: Systems,
         now: Instant,
-        environment: Collection[str] = (),
+        environment: Collection[str] | None = None,
     ) -> list[Record]:
         """Answer the passing of time; ``environment`` says what is wrong with the host.
 
@@ -159,7 +159,8 @@ class Decisions:
             unready["the system"] = "is on trial, and not confirmed yet"
         config = self.config
         gates = [gate.name for gate in config.safe_switch.gates]
-        facts = Facts(systems, unready, gates, environment)
+        unsafe = [name for name, agent in config.agents.items() if not agent.rollback_safe]
+        facts = Facts(systems, unready, gates, environment, unsafe)
         return self._apply(
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )

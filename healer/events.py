@@ -16,12 +16,17 @@ one, no next run, healer's next step, or the rollback of the deployment."""
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The memory state of an invocation's cgroup at its end, in bytes (cgroup-v2 memory.*)."""
+    """The memory state of an invocation's cgroup at its end, in bytes (cgroup-v2 memory.*).
+
+    Of memory.events: ``oom_kill`` processes were killed, ``oom`` times at the cgroup's own limit;
+    when it was never at that, memory ran out on the host.
+    """
 
     peak: int | None
     current: int | None
     oom_kill: int | None
     pressure: str | None
+    oom: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ case $EPOCHREALTIME in *[!0-9.]*) EPOCHREALTIME= ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
 last=/run/healer/last/$unit
-boot= peak= current= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
+boot= peak= current= oom= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id
 while IFS=: read -r id _ path; do
@@ -27,7 +27,10 @@ if [ -r "$cgroup/memory.current" ]; then read -r current <"$cgroup/memory.curren
 if [ -r "$cgroup/memory.pressure" ]; then read -r pressure <"$cgroup/memory.pressure"; fi
 if [ -r "$cgroup/memory.events" ]; then
   while read -r key value; do
-    [ "$key" = oom_kill ] && oom_kill=$value
+    case $key in
+      oom) oom=$value ;;
+      oom_kill) oom_kill=$value ;;
+    esac
   done <"$cgroup/memory.events"
 fi
 if [ -r "$stamp.start" ]; then
@@ -82,7 +85,7 @@ if [ "${count:-0}" -lt 1000 ]; then
     unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
     result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
     start_uptime "$start_uptime" stop_uptime "$stop_uptime" toplevel "$toplevel" \
-    memory_peak "$peak" memory_current "$current" oom_kill "$oom_kill" \
+    memory_peak "$peak" memory_current "$current" oom "$oom" oom_kill "$oom_kill" \
     memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
     asked "$asked" end 1 >"$stamp.stop"
 fi

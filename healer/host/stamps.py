@@ -117,6 +117,7 @@ def _memory(fields: dict[str, str]) -> Memory | None:
         current=_integer(fields["memory_current"]),
         oom_kill=_integer(fields["oom_kill"]),
         pressure=fields["memory_pressure"] or None,
+        oom=_integer(fields.get("oom", "")),
     )
     return memory if memory != Memory(None, None, None, None) else None
 

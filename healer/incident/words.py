@@ -248,6 +248,11 @@ def _loss(data: Data) -> str:
     return f"{lost.get(what, what)} cannot be accounted for: {text(data, 'reason')}"
 
 
+def _texts(data: Data, key: str) -> list[str]:
+    value = data.get(key)
+    return [printable(str(each)) for each in value] if isinstance(value, list) else []
+
+
 def _observed(data: Data) -> str:
     return text(data, "agent") or f"the gate {text(data, 'gate')}"
 
@@ -290,6 +295,11 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "deployment.activated": _activated,
     "deployment.probation": lambda d: (
         f"{toplevel(d.get('toplevel'))} is on probation for {milliseconds(d, 'left_ms')} more"
+    ),
+    "host.trouble": lambda d: (
+        f"the host itself is in trouble: {'; '.join(_texts(d, 'trouble'))}"
+        if d.get("trouble")
+        else "the host is out of its trouble"
     ),
     "gate.passed": lambda d: f"the gate {text(d, 'gate')} passes: {text(d, 'detail')}",
     "gate.failed": lambda d: f"the gate {text(d, 'gate')} fails: {text(d, 'detail')}",

@@ -20,6 +20,8 @@ from healer.safeswitch.state import Crash, DeploymentState
 
 # So many names are told; the rest is counted.
 _NAMED = 3
+# An agent's last crashes tell how it is now.
+_RECENT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +73,17 @@ def judge(
     state: DeploymentState,
     agents: Mapping[str, Agent],
     name: str,
-    environment: Collection[str],
+    unready: Collection[str],
     *,
-    strict: bool,
+    strict: bool = False,
 ) -> Judgement:
     """Weigh the evidence for and against the deployment in the matter of one accused agent.
 
-    ``environment`` names what is wrong with the host now, in words.
+    ``unready`` names the agents that are not well now.
     """
     crashes = state.crashes[name]
     rate, usual = _rate(state, agents[name], name)
-    objections = list(_objections(state, agents, name, environment))
+    objections = list(_objections(state, agents, name, unready))
     if usual and not strict:
         objections.insert(0, "its own baseline explains as many")
     count = "a crash" if len(crashes) == 1 else "crashes"
@@ -171,47 +173,59 @@ def _change(state: DeploymentState, name: str) -> str:
 
 
 def _objections(
-    state: DeploymentState, agents: Mapping[str, Agent], name: str, environment: Collection[str]
+    state: DeploymentState,
+    agents: Mapping[str, Agent],
+    name: str,
+    unready: Collection[str],
 ) -> Iterator[str]:
-    crashes = state.crashes[name]
+    """Say what speaks against blaming the deployment: of the agent, of others, of the host."""
     if state.change_of(name) == "same" and not state.shared:
         yield "neither its unit nor what all share was changed"
+    yield from _signs(state, agents[name], name)
+    controls: dict[str, list[str]] = {}
+    for other, sign in _controls(state, agents, name, unready):
+        controls.setdefault(sign, []).append(other)
+    for sign, others in controls.items():
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        yield f"{', '.join(others[:_NAMED])}{more} crashes too, and {sign}"
+    yield from state.trouble
+
+
+def _signs(state: DeploymentState, agent: Agent, name: str) -> Iterator[str]:
+    """Say what an agent's own crashes tell of the environment."""
+    crashes = state.crashes[name]
+    recent = crashes[-_RECENT:]
     if name in state.unwell_before:
-        yield "it crashed again and again under the known-good deployment as well"
-    if _turned(agents[name], crashes):
-        yield "its first run lasted, and only later runs end at once: something else changed then"
-    if sum(crash.temporary for crash in crashes) * 2 > len(crashes):
-        yield "it says itself that the failure is temporary (exit code 75)"
-    if sum(crash.starved for crash in crashes) * 2 > len(crashes):
-        yield "memory ran out on the whole host"
-    controls = list(_controls(state, agents, name))
-    if controls:
-        more = f" and {len(controls) - _NAMED} more" if len(controls) > _NAMED else ""
-        yield f"agents that were not changed crash too: {', '.join(controls[:_NAMED])}{more}"
-    yield from environment
-
-
-def _turned(agent: Agent, crashes: tuple[Crash, ...]) -> bool:
-    """Whether the agent ran well under this deployment, and then could not start any more."""
+        yield "it crashed again and again under the known-good as well"
     first, *later = crashes
-    lasted = first.runtime_ms is not None and first.runtime_ms >= agent.stable_sec * 1000
-    return lasted and bool(later) and all(crash.early for crash in later)
+    if first.first and _lasted(agent, first) and later and all(crash.early for crash in later):
+        yield "it ran well under this deployment before it began to end at once"
+    if sum(crash.temporary for crash in recent) * 2 > len(recent):
+        yield "it says itself that the failure is temporary (exit code 75)"
+    if sum(crash.starved for crash in recent) * 2 > len(recent):
+        yield "memory ran out on the whole host"
 
 
-def _controls(state: DeploymentState, agents: Mapping[str, Agent], name: str) -> Iterator[str]:
-    """Name the agents whose crashes have the same cause, and that cannot be the deployment.
+def _controls(
+    state: DeploymentState, agents: Mapping[str, Agent], name: str, unready: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Name the other agents whose crashes tell of the environment, each with how.
 
-    One that was not changed and crashes beyond its baseline tells of the environment; but what the
-    accused drags along does not, where that died first, and from its first run on.
+    They crash beyond their baseline, and are not well yet. What the accused drags along tells
+    nothing: agents that crashed only after it, if it died in its first run.
     """
-    if state.shared or not state.changes_known:
-        return
     first = state.crashes[name][0]
+    drags = not _lasted(agents[name], first)
     for other, crashes in state.crashes.items():
-        if other == name or other not in agents or state.change_of(other) != "same":
+        if other == name or other not in unready or (drags and first.at_ms < crashes[0].at_ms):
             continue
-        dragged = first.early and first.at_ms < crashes[0].at_ms
-        if not dragged and (
-            other in state.looped or _too_many(state, other, agents[other], crashes)
-        ):
-            yield other
+        if other in state.looped or _too_many(state, other, agents[other], crashes):
+            if state.change_of(other) == "same" and not state.shared:
+                yield other, "nothing of it was changed"
+            for sign in _signs(state, agents[other], other):
+                yield other, sign
+
+
+def _lasted(agent: Agent, crash: Crash) -> bool:
+    """Whether a run was stable before it ended."""
+    return crash.runtime_ms is not None and crash.runtime_ms >= agent.stable_sec * 1000

@@ -4,7 +4,8 @@ Pure: ``apply`` folds records into the state of healer/safeswitch/state.py.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from healer.events import Changes, Instant, Systems
 from healer.records import Record
@@ -89,6 +90,7 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         redeployed=record.data.get("condemned") is True,
         answered=False,
         observation=observation,
+        trouble=(),
         promotion_failed_ms=None,
         held_ms=0,
         began_ms=state.elapsed_ms,
@@ -154,6 +156,7 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
         return state
     memory = data.get("memory") or {}
     crash = Crash(
+        first=name not in state.incidents,
         at_ms=state.served_ms,
         runtime_ms=data["runtime_ms"],
         early=data["early"],
@@ -197,11 +200,40 @@ def _looped(state: DeploymentState, record: Record) -> DeploymentState:
 
 def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
     agent = record.data["agent"]
+    if state.on_probation and _told_of_environment(state, agent):
+        state = _begin_evidence_anew(state, agent)
     return replace(
         state,
         unwell={name: times for name, times in state.unwell.items() if name != agent},
         looped={name: why for name, why in state.looped.items() if name != agent},
     )
+
+
+def _told_of_environment(state: DeploymentState, agent: str) -> bool:
+    """Whether an agent crashed again and again for what cannot be the deployment's doing."""
+    crashes = state.crashes.get(agent, ())
+    if len(crashes) < _LOOPING:
+        return False
+    unchanged = state.change_of(agent) == "same" and not state.shared
+    own_word = crashes[-1].temporary or crashes[-1].starved
+    return unchanged or own_word or agent in state.unwell_before
+
+
+def _troubled(state: DeploymentState, record: Record) -> DeploymentState:
+    trouble = tuple(record.data["trouble"])
+    if state.on_probation and not trouble:
+        state = _begin_evidence_anew(state, None)
+    return replace(state, trouble=trouble)
+
+
+def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> DeploymentState:
+    """Forget the crashes of a time when something was wrong that is well again now.
+
+    A deployment that is bad nevertheless goes on crashing. Only ``kept`` keeps its own.
+    """
+    crashes = {name: crashes for name, crashes in state.crashes.items() if name == kept}
+    looped = {name: why for name, why in state.looped.items() if name == kept}
+    return replace(state, crashes=crashes, looped=looped, held_ms=0)
 
 
 def _gate_failed(state: DeploymentState, record: Record) -> DeploymentState:
@@ -292,6 +324,7 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "gate.passed": _gate_passed,
     "healer.started": _declared,
     "healer.stopped": lambda state, _: state,
+    "host.trouble": _troubled,
     "health.passed": _gate_passed,
     "health.unready": _gate_failed,
     "safeswitch.verdict": _judged,

@@ -5,7 +5,10 @@ each boot from one record to the next, and the time from one boot to the next do
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from healer.events import Instant
 from healer.records import Record
@@ -18,11 +21,13 @@ DAY_MS = 86_400_000
 class Crash:
     """One crash of a run that was started under the running deployment, as attribution needs it.
 
-    ``at_ms`` is how long the deployment had been active. ``temporary`` says that the agent itself
-    called it a temporary failure, ``starved`` that memory ran out on the host and not in the
-    agent's own bounds, ``rule`` that a restart rule answers such a crash with a rollback.
+    ``first`` says that it is the agent's first, ``at_ms`` for how long the deployment had been
+    active. ``temporary`` says that the agent itself called it a temporary failure, ``starved`` that
+    memory ran out on the host and not in the agent's own bounds, ``rule`` that a restart rule
+    answers such a crash with a rollback.
     """
 
+    first: bool
     at_ms: int
     runtime_ms: int | None
     early: bool
@@ -51,8 +56,7 @@ class Observation:
     incident: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentState:
+class DeploymentState(msgspec.Struct, frozen=True):
     """What the records say.
 
     ``since`` is when ``current`` became active, or when the boot after that began. ``known_goods``
@@ -62,6 +66,11 @@ class DeploymentState:
     are of runs that were started under the current deployment; ``unwell`` counts each agent's
     crashes under the known-good since it last recovered, and ``unwell_before`` names those that
     were looping when the deployment on probation replaced it.
+
+    ``redeployed`` says that the current deployment was condemned when it became active,
+    ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
+    outcome yet, ``trouble`` what is wrong with the host itself, and ``waiting_for`` the last reason
+    that was told for doing nothing.
 
     The clocks: ``elapsed_ms`` is the host's time, ``good_ms`` that under known-good deployments,
     and ``held_ms`` that of the probation since a gate last failed or an agent last crashed beyond
@@ -73,23 +82,24 @@ class DeploymentState:
     since: Instant | None = None
     known_goods: tuple[str, ...] = ()
     condemned: frozenset[str] = frozenset()
-    changes: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, str] = {}
     shared: frozenset[str] = frozenset()
     changes_known: bool = True
-    crashes: Mapping[str, tuple[Crash, ...]] = field(default_factory=dict)
-    looped: Mapping[str, str] = field(default_factory=dict)
-    incidents: Mapping[str, str | None] = field(default_factory=dict)
-    failing: Mapping[str, Failing] = field(default_factory=dict)
+    crashes: Mapping[str, tuple[Crash, ...]] = {}
+    looped: Mapping[str, str] = {}
+    incidents: Mapping[str, str | None] = {}
+    failing: Mapping[str, Failing] = {}
     passed: frozenset[str] = frozenset()
     passed_by_good: frozenset[str] = frozenset()
-    baselines: Mapping[str, Baseline] = field(default_factory=dict)
-    unwell: Mapping[str, int] = field(default_factory=dict)
+    baselines: Mapping[str, Baseline] = {}
+    unwell: Mapping[str, int] = {}
     unwell_before: frozenset[str] = frozenset()
     redeployed: bool = False
     answered: bool = False
     rollbacks: tuple[int, ...] = ()
     pending: Record | None = None
     observation: Observation | None = None
+    trouble: tuple[str, ...] = ()
     waiting_for: str | None = None
     promotion_failed_ms: int | None = None
     clock: Instant | None = None
@@ -125,6 +135,8 @@ class DeploymentState:
 
     def advanced(self, now: Instant) -> "DeploymentState":
         """Return the state with its clocks at ``now``."""
+        if now == self.clock:
+            return self
         passed_ms = 0
         if self.clock is not None and self.clock.boot == now.boot:
             passed_ms = max(0, now.uptime_ms - self.clock.uptime_ms)

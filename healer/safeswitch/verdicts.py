@@ -32,14 +32,14 @@ class Facts:
     """How the host is now.
 
     ``unready`` names each agent that does not hold the probation's gate, and why; ``gates`` the
-    gates that the owner declares; ``environment`` says in words what is wrong with the host, and
-    ``unsafe`` names the agents that declare that they cannot be rolled back.
+    gates that the owner declares; ``environment`` says in words what is wrong with the host, None
+    if nobody looked, and ``unsafe`` names the agents that declare that they cannot be rolled back.
     """
 
     systems: Systems
     unready: Mapping[str, str]
     gates: Collection[str] = ()
-    environment: Collection[str] = ()
+    environment: Collection[str] | None = None
     unsafe: Collection[str] = ()
 
 
@@ -59,6 +59,10 @@ def decide(
         if observation.target == state.current:
             yield from _observe(state, config, agents, facts, observation, now)
     elif state.on_probation:
+        if facts.environment is not None and state.trouble != (trouble := (*facts.environment,)):
+            # What was evidence until now may be none any more: judge at the next look.
+            yield Record(now, "host.trouble", {"trouble": list(trouble)})
+            return
         judgements = _judgements(state.advanced(now), config, agents, facts)
         if facts.systems.switching:
             yield from _wait_for_switch(state, judgements, now)
@@ -104,11 +108,6 @@ def follows(outcome: Record, intent: Record) -> Iterator[Record]:
         yield Record(outcome.at, "deployment.forgiven", forgiven)
 
 
-def has_crashes_to_judge(state: DeploymentState) -> bool:
-    """Whether it matters now how the host's environment is."""
-    return state.on_probation and bool(state.crashes)
-
-
 def _judgements(
     state: DeploymentState, config: SafeSwitch, agents: Mapping[str, Agent], facts: Facts
 ) -> list[Judgement]:
@@ -118,9 +117,7 @@ def _judgements(
         return [Judgement(None, None, None, reason, None, (reason,), state.served_ms)]
     strict = state.redeployed and config.condemned == "zero-tolerance"
     names = attribution.accused(state, agents, facts.unready, strict=strict)
-    found = [
-        attribution.judge(state, agents, name, facts.environment, strict=strict) for name in names
-    ]
+    found = [attribution.judge(state, agents, name, facts.unready, strict=strict) for name in names]
     found += attribution.failed_gates(state, config, facts.gates)
     return sorted(found, key=lambda judgement: judgement.against is not None)
 

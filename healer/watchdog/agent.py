@@ -282,6 +282,7 @@ def _crash(
         else {
             "peak": memory.peak,
             "current": memory.current,
+            "oom": memory.oom,
             "oom_kill": memory.oom_kill,
             "pressure": memory.pressure,
         },

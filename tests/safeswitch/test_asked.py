@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from healer.errors import RefusedError
 from healer.events import Instant, Systems
@@ -41,7 +42,7 @@ def intend(verb: str, toplevel: str | None = None, **given: Any) -> Any:
         (
             "forgive",
             D,
-            dataclasses.replace(GOOD, condemned=frozenset({D})),
+            structs.replace(GOOD, condemned=frozenset({D})),
             None,
             "forgive",
             D,
@@ -68,8 +69,8 @@ def test_what_becomes_of_a_request(
         ("run", f"{D}/etc", {}, "is not the path"),
         ("run", A, {}, "runs already"),
         ("run", D, {"trial": TRIAL}, "is on trial"),
-        ("run", D, {"state": dataclasses.replace(GOOD, pending=PENDING)}, "a promote is under way"),
-        ("run", D, {"state": dataclasses.replace(GOOD, condemned=frozenset({D}))}, "condemned"),
+        ("run", D, {"state": structs.replace(GOOD, pending=PENDING)}, "a promote is under way"),
+        ("run", D, {"state": structs.replace(GOOD, condemned=frozenset({D}))}, "condemned"),
         (
             "run",
             D,

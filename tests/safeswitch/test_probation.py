@@ -1,0 +1,135 @@
+"""What a deployment has to stand before it is known-good, and what begins that anew."""
+
+from healer.records import Record
+from healer.safeswitch.probation import probation_left_ms
+from tests.safeswitch.judged import BAD, GOOD, OTHER, Judged, lived
+
+
+def left_sec(host: Judged) -> float | None:
+    left_ms = probation_left_ms(host.decisions.deployment, host.config.safe_switch, host.now())
+    return None if left_ms is None else left_ms / 1000
+
+
+def promotes(host: Judged) -> bool:
+    intent = host.open_intent()
+    return intent is not None and intent.data["action"] == "promote"
+
+
+def test_a_deployment_that_holds_becomes_known_good() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    assert left_sec(host) == 300
+    host.after(299)
+    assert host.open_intent() is None
+    host.after(1)
+    assert promotes(host)
+    host.comes_of_it()
+    assert host.decisions.deployment.known_goods == (GOOD, BAD)
+    assert left_sec(host) is None
+
+
+def test_a_crash_beyond_the_baseline_begins_the_probation_anew() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(200)
+    host.crash("web", after=30)
+    assert left_sec(host) == 100 - 30 + 0 or left_sec(host) == 70
+    host.crash("web", after=30)
+    assert left_sec(host) == 300
+    host.after(299)
+    assert not promotes(host)
+    host.after(1)
+    assert promotes(host)
+
+
+def test_the_time_that_was_served_before_a_reboot_counts() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(200)
+    served = left_sec(host)
+    assert served == 100
+    host.tell([Record(host.now(), "healer.stopped", {"reason": "asked to stop"})])
+    host.reboot()
+    assert left_sec(host) == 100
+    host.after(99)
+    assert not promotes(host)
+    host.after(1)
+    assert promotes(host)
+
+
+def test_a_power_cut_costs_a_minute_of_it_at_most() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(200)
+    host.reboot()
+    left = left_sec(host)
+    assert left is not None
+    assert 100 <= left <= 160
+    checkpoints = host.of("deployment.probation")
+    assert 3 <= len(checkpoints) <= 10
+
+
+def test_after_a_reboot_every_agent_has_to_be_stable_again() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(290)
+    host.reboot()
+    host.after(30)
+    assert left_sec(host) == 20 or not promotes(host)
+    host.after(60)
+    assert promotes(host)
+
+
+def test_a_gate_that_fails_begins_the_probation_anew_when_it_passes() -> None:
+    host = lived(gates=())
+    host = Judged(gates=("port",))
+    host.after(400)
+    assert "the gate port has not passed yet" in host.verdict()[1]
+    host.keep(host.decisions.on_gate("port", True, "listens", host.now()))
+    host.look()
+    assert promotes(host)
+    host.comes_of_it()
+    host.deploy(BAD, "web")
+    host.keep(host.decisions.on_gate("port", True, "listens", host.now()))
+    host.after(200)
+    host.keep(host.decisions.on_gate("port", False, "nothing listens", host.now()))
+    assert host.decisions.on_gate("port", False, "nothing listens", host.now()) == []
+    host.after(100)
+    assert host.open_intent() is None
+    assert "the gate port fails: nothing listens" in host.verdict()[1]
+    host.keep(host.decisions.on_gate("port", True, "listens", host.now()))
+    assert left_sec(host) == 300
+    host.after(299)
+    assert host.open_intent() is None
+    host.after(1)
+    assert promotes(host)
+
+
+def test_a_gate_that_passed_before_and_fails_for_a_whole_probation_is_rolled_back() -> None:
+    host = Judged(gates=("ssh",))
+    host.keep(host.decisions.on_gate("ssh", True, "listens", host.now()))
+    host.promoted()
+    host.deploy(BAD, "web")
+    host.keep(host.decisions.on_gate("ssh", False, "nothing listens", host.now()))
+    host.after(299)
+    assert not host.rolls_back()
+    host.after(1)
+    assert host.rolls_back()
+    assert host.verdict() == ("unhealthy", "ssh: the gate has failed for 300 s")
+    host.comes_of_it()
+    assert host.of("deployment.recovered") == []
+    host.keep(host.decisions.on_gate("ssh", True, "listens", host.now()))
+    host.look()
+    assert host.of("deployment.recovered")[0].data["gate"] == "ssh"
+
+
+def test_a_gate_that_never_passed_is_no_reason_to_roll_back() -> None:
+    host = Judged(gates=())
+    host.promoted()
+    host.config = Judged(gates=("new",)).config
+    host.decisions.configure(host.config)
+    host.deploy(OTHER, "web")
+    host.keep(host.decisions.on_gate("new", False, "refused", host.now()))
+    host.after(700)
+    assert host.open_intent() is None
+    assert "not known to have passed under the known-good" in host.verdict()[1]

@@ -55,6 +55,8 @@ let
         serviceConfig
         ;
     }
+    // lib.optionalAttrs (service ? before) { inherit (service) before; }
+    // lib.optionalAttrs (service ? requiredBy) { inherit (service) requiredBy; }
     // lib.optionalAttrs (service ? restartIfChanged) {
       inherit (service) restartIfChanged;
       # Only healer's own two: they look at deployments, and change them.

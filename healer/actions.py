@@ -15,7 +15,7 @@ import msgspec
 from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
-from healer.helper import CarryOut, RemoveStamps, Reply, Request
+from healer.helper import CarryOut, RemoveStamps, Reply, Request, TellUp
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rebooting, rollback, trial
@@ -177,6 +177,15 @@ async def remove_stamps(names: list[str], config: Config) -> Done:
         return await _done(RemoveStamps(names), config)
     except (OSError, TimeoutError, msgspec.MsgspecError) as error:
         return Done(False, f"the helper does not answer: {error or type(error).__name__}")
+
+
+async def tell_up(config: Config) -> None:
+    """Have root begin the count of boots anew, however long it takes until its helper answers."""
+    while True:
+        with contextlib.suppress(OSError, TimeoutError, msgspec.MsgspecError):
+            await _done(TellUp(), config)
+            return
+        await asyncio.sleep(_RETRY_SEC)
 
 
 async def _done(

@@ -74,6 +74,10 @@ class Actor:
         """Have a helper ready: the deployment may be blamed at the next crash."""
         self._spawn(self._standby.prepare(self._decisions.config))
 
+    def tell_up(self) -> None:
+        """Tell root that the host has come up."""
+        self._spawn(actions.tell_up(self._decisions.config))
+
     async def ask(self, request: Request, who: str) -> Answer:
         """Do what a person asks, and tell that person what became of it."""
         if isinstance(request, AgentRequest):

@@ -30,6 +30,7 @@ from healer.host.environment import Environment
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
+from healer.safeswitch import booting
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.probing import Prober
@@ -42,6 +43,8 @@ log = logging.getLogger("healer")
 _TICK_SEC = 1.0
 _SETTLE_SEC = 0.05
 _CLOCK_STEP_US = 2_000_000
+# Below the runtime directory; healer-boot-complete.service waits for it.
+_UP = "up"
 
 
 class Daemon:
@@ -127,7 +130,7 @@ class Daemon:
 
     def _remember(self) -> None:
         """Fold the ledger's history into the state, and find the intents without an outcome."""
-        boot = None
+        boot = told = None
         drift = []
         for entry in self._ledger.history():
             at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
@@ -137,6 +140,8 @@ class Daemon:
                 boot = entry.boot
             elif entry.type.startswith("drift."):
                 drift.append(record)
+            elif entry.type == "boot.rolled-back":
+                told = entry.data["boot"]
             if entry.type == "action.intent":
                 self._intents[entry.seq] = entry
             elif entry.type == "action.outcome":
@@ -144,6 +149,12 @@ class Daemon:
         self._drift.state = DriftState.restore(drift)
         if boot != clock.boot_id():
             self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
+        rolled_back = booting.rolled_back()
+        if rolled_back is not None and rolled_back.boot != told:
+            records = rolled_back.records(clock.now())
+            for record in records:
+                self._decisions.replay(record)
+            self._record(records)
 
     def _started(self) -> None:
         off = self._safe_switch_off
@@ -208,6 +219,8 @@ class Daemon:
             judging = self._decisions.deployment.on_probation
             trouble = self._environment.look() if judging else None
             self._record(self._decisions.on_tick(self._units.states, systems, clock.now(), trouble))
+            self._record(self._decisions.on_boot(self._units.states, systems, clock.now()))
+            self._look_whether_up()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
 
@@ -219,6 +232,13 @@ class Daemon:
             self._ask_reload()
         self._switching = systems.switching
         return systems
+
+    def _look_whether_up(self) -> None:
+        """Tell root and boot-complete.target, once, that the host has come up in this boot."""
+        marker = self._runtime_dir / _UP
+        if self._decisions.came_up == clock.boot_id() and not marker.exists():
+            marker.touch()
+            self._actor.tell_up()
 
     def _changes(self, systems: Systems) -> Changes | None:
         """Compare the system that runs with the one that ran before; None where it is the same."""

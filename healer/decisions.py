@@ -29,6 +29,7 @@ class Decisions:
         self.counts: dict[str, Count] = {}
         self.deployment = DeploymentState()
         self.trial: Record | None = None
+        self.came_up: str | None = None
         self.reboots: tuple[Instant, ...] = ()
         self.streaks: dict[tuple[str, str], Streak] = {}
 
@@ -45,6 +46,8 @@ class Decisions:
         for each in concerned:
             if isinstance(each, str):
                 self.agents[each] = agent.apply(self.agent(each), record, each)
+        if record.type == "host.up":
+            self.came_up = record.at.boot
         if record.type == "action.intent" and record.data["action"] == "reboot":
             self.reboots = (*self.reboots, record.at)
         counting.apply(self.counts, record)
@@ -165,6 +168,21 @@ class Decisions:
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )
 
+    def on_boot(
+        self, units: Mapping[str, UnitState], systems: Systems, now: Instant
+    ) -> list[Record]:
+        """Say, once in each boot, that the host has come up: every agent, and every gate asked."""
+        state = self.deployment
+        if self.came_up == now.boot or systems.switching or systems.current != state.current:
+            return []
+        gates = {gate.name for gate in self.config.safe_switch.gates}
+        if state.on_probation and not gates <= state.passed:
+            return []
+        if any(True for _ in self._unready(units, now, up_is_enough=True)):
+            return []
+        data = {"toplevel": systems.current, "after_ms": now.uptime_ms}
+        return self._apply([Record(now, "host.up", data)])
+
     def escalate(
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant
     ) -> list[Record]:
@@ -202,13 +220,17 @@ class Decisions:
             switching=systems.switching,
         )
 
-    def _unready(self, units: Mapping[str, UnitState], now: Instant) -> Iterator[tuple[str, str]]:
-        """Name each agent that keeps the running deployment from being known-good.
+    def _unready(
+        self, units: Mapping[str, UnitState], now: Instant, *, up_is_enough: bool = False
+    ) -> Iterator[tuple[str, str]]:
+        """Name each agent that keeps the running deployment from being known-good, or from being
+        up at all.
 
         An agent that ended for good under an earlier deployment is none of this one's doing.
         """
         for name, declared in self.config.agents.items():
             state, unit = self.agent(name), units.get(declared.unit)
+            stable_ms = 0 if up_is_enough else declared.stable_sec * 1000
             if state.incident is not None:
                 yield name, "has crashed and is not stable yet"
             elif state.ladder.gave_up is not None and not self._rests(name, state):
@@ -219,7 +241,7 @@ class Decisions:
                 yield name, "is still starting"
             elif not unit.running and not self._rests(name, state):
                 yield name, f"is not running ({unit.active_state})"
-            elif unit.running and now.uptime_ms - unit.active_enter_ms < declared.stable_sec * 1000:
+            elif unit.running and now.uptime_ms - unit.active_enter_ms < stable_ms:
                 yield name, f"is not up for {declared.stable_sec:g} s yet"
             elif unit.running and (why := health.why_unready(declared, state, unit)) is not None:
                 yield name, why

@@ -27,7 +27,7 @@ from healer.host import clock, holds, known_good, nix, power, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
-from healer.safeswitch import requests, rollback
+from healer.safeswitch import booting, requests, rollback
 
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
 _MAX_REQUEST = 1024 * 1024
@@ -51,7 +51,14 @@ class RemoveStamps(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=
     names: list[str]
 
 
-Request = CarryOut | RemoveStamps
+class TellUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request to begin the count of boots anew, because every agent is up.
+
+    It needs no intent: the daemon decides by itself what is up.
+    """
+
+
+Request = CarryOut | RemoveStamps | TellUp
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -97,6 +104,9 @@ def _answer(config: Config, line: bytes) -> Reply:
         except ValueError as error:
             raise RefusedError(str(error)) from error
         return Reply(True, f"removed {removed} stamps")
+    if isinstance(request, TellUp):
+        booting.forget()
+        return Reply(True, "the host is up")
     intent = signed_intent(config, request.intent)
     return _VERBS[str(intent.data["action"])](config, intent)
 

@@ -165,5 +165,6 @@
   # Not options: the stamp scripts, the units and the daemon all have to agree on them.
   stateDir = "/var/lib/healer";
   runtimeDir = "/run/healer";
+  knownGood = "/nix/var/nix/profiles/system-profiles/healer-known-good";
   helperDir = "/var/lib/healer-helper";
 }

@@ -12,6 +12,7 @@
   shell ? "/bin/sh",
   startStamp ? "${./stamp-start.sh}",
   stopStamp ? "${./stamp-stop.sh}",
+  bootScript ? "${./boot.sh}",
   stampRules ? "${./stamp-rules.sh}",
   restartLater ? "${./restart-later.sh}",
   lastCrashScript ? "${./last-crash.sh}",
@@ -255,11 +256,57 @@ let
       StandardInput = "socket";
       StandardOutput = "socket";
       StandardError = "journal";
+      # As healer.service: who mends an overloaded host comes before what overloads it.
+      OOMScoreAdjust = -900;
+      Nice = -10;
       LockPersonality = true;
       NoNewPrivileges = true;
       RestrictAddressFamilies = "AF_UNIX";
       RestrictRealtime = true;
       SystemCallArchitectures = "native";
+    };
+  };
+
+  # Of a shell, early in the boot and with nothing of healer's own: it has to work where a generation
+  # has broken all of that.
+  bootService = survivesSwitch // {
+    description = "healer: go back from a system that does not come up";
+    wantedBy = [ "sysinit.target" ];
+    after = [
+      "local-fs.target"
+      "systemd-journald.socket"
+    ];
+    before = [ "sysinit.target" ];
+    environment = { };
+    unitConfig = {
+      DefaultDependencies = false;
+      X-StopOnRemoval = false;
+    };
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+      ExecStart =
+        "${shell} ${bootScript} ${defaults.helperDir} ${toString cfg.safeSwitch.bootTries} "
+        + "${cfg.safeSwitch.profile} ${defaults.knownGood}";
+      TimeoutStartSec = duration cfg.safeSwitch.timeoutSec;
+    };
+  };
+
+  # With a boot loader that counts boots (systemd-boot, lanzaboote) a boot is complete, and the entry
+  # blessed, only once every agent is up. Without one nothing asks for this target.
+  bootCompleteService = survivesSwitch // {
+    description = "healer: wait until every agent is up";
+    wantedBy = [ ];
+    requiredBy = [ "boot-complete.target" ];
+    after = [ "healer.service" ];
+    before = [ "boot-complete.target" ];
+    environment = { };
+    unitConfig.X-StopOnRemoval = false;
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+      ExecStart = "${shell} -c 'until [ -e ${defaults.runtimeDir}/up ]; do sleep 1; done'";
+      TimeoutStartSec = "10min";
     };
   };
 
@@ -428,6 +475,10 @@ in
   services = agentServices // {
     healer = healerService;
     "healer-helper@" = helperService;
+  }
+  // optional cfg.safeSwitch.enable { healer-boot-complete = bootCompleteService; }
+  // optional (cfg.safeSwitch.enable && cfg.safeSwitch.bootTries != null) {
+    healer-boot = bootService;
   };
 
   sockets.healer-helper = {

@@ -317,6 +317,11 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"the rollback did not help, {toplevel(d.get('toplevel'))} was not to blame: "
         f"{text(d, 'reason')}"
     ),
+    "host.up": lambda d: f"the host is up, {milliseconds(d, 'after_ms')} after its boot",
+    "boot.rolled-back": lambda d: (
+        f"{toplevel(d.get('from'))} was rolled back in the boot, to {toplevel(d.get('target'))}: "
+        f"{text(d, 'reason')}"
+    ),
     "rollback.staged": lambda d: text(d, "detail"),
     "safeswitch.verdict": lambda d: (
         f"verdict on {toplevel(d.get('toplevel'))}: {text(d, 'verdict')}; {text(d, 'reason')}"

@@ -114,7 +114,9 @@ class ContainerMachine(LocalMachine):
         deadline = time.monotonic() + BOOT_TIMEOUT
         while not (self._backdoor() / "cgroup.procs").exists():
             assert self._process is not None
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() == _REBOOT_STATUS:  # asked for before the boot was complete
+                self.start()
+            elif self._process.poll() is not None or time.monotonic() > deadline:
                 raise MachineError(f"{self.name}: does not boot:\n{self.console()[-4000:]}")
             time.sleep(_POLL)
         self._ready = True

@@ -28,7 +28,9 @@ let
   unit.options = {
     description = some types.str "";
     wantedBy = some (types.listOf types.str) [ ];
+    requiredBy = some (types.listOf types.str) [ ];
     after = some (types.listOf types.str) [ ];
+    before = some (types.listOf types.str) [ ];
     environment = some (types.attrsOf types.str) { };
     unitConfig = section;
     serviceConfig = section;

@@ -116,6 +116,8 @@ EVERYTHING = """{
   drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
 }"""
 
+OWN = {"healer", "healer-helper@", "healer-boot", "healer-boot-complete"}
+
 
 @pytest.fixture(scope="module")
 def everything() -> Any:
@@ -208,7 +210,7 @@ def test_a_heartbeat_is_systemds_own_and_leaves_the_type(everything: Any) -> Non
 
 def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
     for name, service in everything["services"].items():
-        if name in ("healer", "healer-helper@"):
+        if name in OWN:
             continue
         (start,) = service["serviceConfig"]["ExecStartPost"]
         (stop,) = service["serviceConfig"]["ExecStopPost"]
@@ -451,8 +453,15 @@ def test_services_are_named_by_their_units(everything: Any) -> None:
     assert set(everything["services"]) == {
         "now", "later", "choosy", "ruled", "gentle", "strict", "never-held", "once", "nginx",
         r"foo\x2dbar@1",
-        "healer", "healer-helper@",
+        *OWN,
     }  # fmt: skip
+
+
+def test_boots_are_counted_where_they_are_to_be_judged() -> None:
+    assert "healer-boot" in render('{ agents.a.command = [ "/a" ]; }')["services"]
+    for off in ("bootTries = null", "enable = false"):
+        declared = f'{{ agents.a.command = [ "/a" ]; safeSwitch.{off}; }}'
+        assert "healer-boot" not in render(declared)["services"]
 
 
 def test_exponential_begins_with_a_delay_that_can_grow() -> None:

@@ -1,0 +1,42 @@
+# boot.sh STATE TRIES PROFILE KNOWN-GOOD, as root and early in the boot, before anything that a
+# generation may have broken: count the boots of a system that is not known to be good, and after
+# TRIES in which it did not come up go back to the known-good one. A daemon of this boot that finds
+# every agent up has root remove the count (healer/safeswitch/booting.py). It needs sh, nix-env and
+# systemctl, and no healer.
+set -u
+state=$1 tries=$2 profile=$3 known_good=$4
+
+booted=$(cd -P /run/booted-system && pwd) || exit 0
+good=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
+for system in "$good" "$good"/specialisation/*; do
+  if [ "$(cd -P "$system" 2>/dev/null && pwd)" = "$booted" ]; then
+    rm -f "$state/boots"
+    exit 0
+  fi
+done
+
+# One line: the system, how often it was booted, and the last of these boots.
+read -r boot </proc/sys/kernel/random/boot_id
+toplevel='' count=0 last=''
+if [ -r "$state/boots" ]; then read -r toplevel count last <"$state/boots"; fi
+if [ "$last" = "$boot" ]; then exit 0; fi
+case $toplevel:$count in
+  "$booted":*[!0-9]* | "$booted":) count=0 ;;
+  "$booted":*) ;;
+  *) count=0 ;;
+esac
+count=$((count + 1))
+mkdir -p "$state"
+# Durable before the boot goes on: it may be a short one.
+echo "$booted $count $boot" >"$state/.boots.new" && sync && mv "$state/.boots.new" "$state/boots"
+sync
+if [ "$count" -le "$tries" ]; then exit 0; fi
+
+echo "healer: $booted did not come up in $tries boots; going back to $good" >&2
+nix-env --profile "$profile" --set "$good" || exit 1
+"$good/bin/switch-to-configuration" boot || exit 1
+echo "$booted $good $tries $boot" >"$state/.boot-rollback.new" &&
+  mv "$state/.boot-rollback.new" "$state/boot-rollback"
+rm -f "$state/boots"
+sync
+systemctl reboot --no-block

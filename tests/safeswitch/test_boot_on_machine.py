@@ -1,0 +1,76 @@
+"""What shows only after a boot, on a real systemd: counted boots, and the way back from them."""
+
+import pytest
+
+from tests.conftest import Boot
+from tests.machine.agents import agent, assert_intact, entries, system, wait_for_entry
+from tests.machine.local import PROFILE, LocalMachine, SystemSpec
+from tests.safeswitch.test_on_machine import promoted
+
+COUNT = "/var/lib/healer-helper/boots"
+GOOD = system({"worker": agent()}, label="good")
+
+
+def provisional(label: str, **more: object) -> SystemSpec:
+    """A system that stays on probation, and has one boot to come up in."""
+    patient = {"safeSwitch": {"probationSec": 600, "bootTries": 1}}
+    return system({"worker": agent()}, label=label, healer=patient, **more)
+
+
+def booted_into(machine: LocalMachine, toplevel: str) -> None:
+    machine.reboot()
+    machine.wait_for_unit("multi-user.target")
+    assert machine.current_system() == toplevel
+
+
+def test_a_system_whose_healer_does_not_start_is_rolled_back_in_the_boot(container: Boot) -> None:
+    machine = container(system=GOOD)
+    good = promoted(machine)
+    broken = {"healer/config.yaml": "this is no configuration"}
+    bad = machine.deploy(provisional("bad", etc=broken), how="boot")
+    booted_into(machine, bad)
+    assert machine.succeed(f"cat {COUNT}").startswith(f"{bad} 1 ")
+
+    machine.reboot()
+    # It boots the bad one once more, goes back, and boots again.
+    machine.wait_until_succeeds(f"test $(readlink -f /run/current-system) = {good}", timeout=120)
+    machine.wait_for_unit("multi-user.target")
+    assert machine.succeed(f"readlink -f /run/booted-system {PROFILE}").split() == [good, good]
+    rolled_back = wait_for_entry(machine, "boot.rolled-back")
+    assert rolled_back["data"]["from"] == bad
+    condemned = wait_for_entry(machine, "deployment.condemned", toplevel=bad)
+    assert "did not come up in 1 boots" in condemned["data"]["reason"]
+    # It is told once, also when healer starts again.
+    machine.succeed("systemctl restart healer")
+    wait_for_entry(machine, "host.up")
+    assert len(entries(machine, "boot.rolled-back")) == 1
+    machine.fail(f"test -e {COUNT}")
+    assert_intact(machine)
+
+
+def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: Boot) -> None:
+    machine = container(system=GOOD)
+    promoted(machine)
+    new = machine.deploy(provisional("new"), how="boot")
+    for number in range(3):
+        booted_into(machine, new)
+        machine.wait_until_succeeds(
+            f"test $(healer ledger show --type host.up --json | wc -l) = {number + 2}", timeout=120
+        )
+        machine.wait_until_succeeds(f"! test -e {COUNT}", timeout=60)
+    # What a boot loader that counts boots waits for.
+    machine.succeed("systemctl start boot-complete.target", timeout=60)
+    machine.require_unit_state("healer-boot-complete.service")
+
+
+@pytest.mark.parametrize("how", ["known-good", "nothing known-good"])
+def test_nothing_is_counted_where_there_is_nothing_to_go_back_to(container: Boot, how: str) -> None:
+    machine = container()
+    if how == "known-good":
+        machine.deploy(GOOD)
+        promoted(machine)
+    else:
+        machine.deploy(provisional("new"))
+    machine.reboot()
+    machine.wait_for_unit("healer-boot.service")
+    machine.fail(f"test -e {COUNT}")

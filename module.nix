@@ -70,6 +70,7 @@ in
     assertions = import ./nix/assertions.nix {
       inherit lib cfg;
       users = builtins.attrNames config.users.users;
+      systemdVersion = config.systemd.package.version or "";
     };
 
     systemd.services = builtins.mapAttrs (

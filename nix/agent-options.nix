@@ -55,7 +55,34 @@ let
     steps = mkOption {
       type = types.ints.between 1 1000;
       default = defaults.restart.steps;
-      description = "Number of restarts over which the delay of `exponential` grows.";
+      description = ''
+        Number of restarts over which the delay of `exponential` grows, each time by the same
+        factor.
+      '';
+    };
+    factor = mkOption {
+      type = types.nullOr (
+        types.addCheck types.numbers.positive (value: value > 1) // {
+          description = "number of more than 1";
+        }
+      );
+      default = defaults.restart.factor;
+      example = 2;
+      description = ''
+        By what the delay of `exponential` grows with each restart, instead of {option}`steps`:
+        as many of these are rendered as it takes to {option}`maxDelaySec`, so the last of them
+        may be smaller.
+      '';
+    };
+    jitterSec = mkOption {
+      type = types.nullOr positiveSeconds;
+      default = defaults.restart.jitterSec;
+      example = 1;
+      description = ''
+        Seconds up to which each of systemd's own delays is longer by chance, so that agents that
+        died together do not start together (`RestartRandomizedDelaySec=` in
+        {manpage}`systemd.service(5)`). Needs systemd 262.
+      '';
     };
     rules = mkOption {
       type = types.listOf (types.submodule rule);

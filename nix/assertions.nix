@@ -6,9 +6,12 @@
   cfg,
   # Names of the declared users.
   users,
+  # The version of the systemd that will carry all this out.
+  systemdVersion,
 }:
 let
   defaults = import ./defaults.nix;
+  inherit (import ./restart.nix) stepsOf;
   lastCrash = import ./last-crash.nix {
     shell = "";
     script = "";
@@ -34,6 +37,7 @@ let
     RestartMaxDelaySec = "restart.maxDelaySec";
     RestartMode = "restart.policy";
     RestartPreventExitStatus = "restart.rules";
+    RestartRandomizedDelaySec = "restart.jitterSec";
     RestartSec = "restart.delaySec";
     RestartSteps = "restart.steps";
     User = "user";
@@ -158,6 +162,13 @@ let
       )
       (refuse (backsOff && delaySec > restart.maxDelaySec) "${option}.delaySec"
         "is ${show delaySec}, more than maxDelaySec (${show restart.maxDelaySec}): lower delaySec or raise maxDelaySec."
+      )
+      (refuse (backsOff && restart.factor != null && stepsOf restart > 1000) "${option}.factor"
+        "is ${show restart.factor}, by which the delay takes more than 1000 restarts to maxDelaySec (${show restart.maxDelaySec}): raise it."
+      )
+      (refuse (restart.jitterSec != null && !lib.versionAtLeast systemdVersion "262")
+        "${option}.jitterSec"
+        "is ${show restart.jitterSec}, and systemd ${systemdVersion} does not know RestartRandomizedDelaySec=: set it to null, or use systemd 262."
       )
       (refuse (restart.policy == "conditional" && restart.rules == [ ]) "${option}.rules"
         "is empty, but the policy is conditional: add a rule, or choose the policy immediate or never."

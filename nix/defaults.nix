@@ -44,6 +44,8 @@
     delaySec = null; # null: see restartDelaySec
     maxDelaySec = 60;
     steps = 8;
+    factor = null; # null: see steps
+    jitterSec = null;
     rules = [ ];
     otherwise = "restart";
   };

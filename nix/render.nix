@@ -45,6 +45,7 @@ let
     milliseconds
     restartConfig
     rulesOf
+    stepsOf
     ;
   configFile = "/etc/healer/config.yaml";
 
@@ -401,9 +402,9 @@ let
         policy
         on
         maxDelaySec
-        steps
         otherwise
         ;
+      steps = stepsOf agent.restart;
       delaySec = delayOf agent.restart;
       rules = map (rule: {
         inherit (rule)

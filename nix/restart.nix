@@ -45,7 +45,21 @@ let
   backoffSec =
     restart: if delayOf restart < 0.001 then defaults.backoffSec else delayOf restart;
 
-  backsOff = restart: restart.policy == "exponential" || restart.otherwise == "backoff";
+  # How many restarts it takes the delay to its maximum.
+  stepsOf =
+    restart:
+    let
+      count =
+        delay: steps:
+        if delay >= restart.maxDelaySec || steps > 1000 then steps else count (delay * restart.factor) (steps + 1);
+      counted = count (backoffSec restart * 1.0) 0;
+    in
+    if restart.factor == null then
+      restart.steps
+    else if counted == 0 then
+      1
+    else
+      counted;
 
   # x to the n; far above any delay it need not be exact.
   power =
@@ -85,10 +99,11 @@ let
     restart:
     let
       first = backoffSec restart;
-      grow = ratio (restart.maxDelaySec / (first * 1.0)) restart.steps;
-      nth = n: if n == restart.steps then restart.maxDelaySec else first * power grow n;
+      steps = stepsOf restart;
+      grow = ratio (restart.maxDelaySec / (first * 1.0)) steps;
+      nth = n: if n == steps then restart.maxDelaySec else first * power grow n;
     in
-    concatStringsSep "," (genList (n: milliseconds (nth n)) (restart.steps + 1));
+    concatStringsSep "," (genList (n: milliseconds (nth n)) (steps + 1));
 
   # Whether systemd's own restart, after the policy's delay, is what a rule asks for.
   isNative =
@@ -136,7 +151,7 @@ let
 
   growing = restart: {
     RestartSec = duration (backoffSec restart);
-    RestartSteps = restart.steps;
+    RestartSteps = stepsOf restart;
     RestartMaxDelaySec = duration restart.maxDelaySec;
   };
 
@@ -149,7 +164,8 @@ let
       force = statuses (isNative restart) restart;
       onExit = if restart.on == "always" then "always" else "on-failure";
     in
-    {
+    optional (restart.jitterSec != null) { RestartRandomizedDelaySec = duration restart.jitterSec; }
+    // {
       immediate = {
         Restart = onExit;
         RestartSec = 0;
@@ -173,11 +189,11 @@ let
 in
 {
   inherit
-    backsOff
     delayOf
     duration
     milliseconds
     restartConfig
+    stepsOf
     ;
 
   # An adopted unit brings restart settings of its own: each one is set, or set back.

@@ -117,6 +117,13 @@ def test_an_adopted_units_own_settings_do_not_conflict() -> None:
     assert second == "/bin/tidy"
 
 
+def test_jitter_is_for_a_systemd_that_knows_it() -> None:
+    newer = '{ systemd.package = { outPath = "systemd"; version = "262.1"; }; }'
+    a = module('{ enable = true; agents.a = { command = "/a"; restart.jitterSec = 1; }; }', newer)
+    assert a["refused"] == []
+    assert a["services"]["a"]["serviceConfig"]["RestartRandomizedDelaySec"] == "1s"
+
+
 def refusal(declaration: str) -> str:
     """What is said against a declaration: by the assertions, or by a type."""
     try:
@@ -183,6 +190,13 @@ def check(options: str) -> str:
             "agents.a.restart.delaySec",
             "is 90, more than maxDelaySec (60)",
         ),
+        (
+            restart('{ policy = "exponential"; factor = 1.001; }'),
+            "agents.a.restart.factor",
+            "more than 1000",
+        ),
+        (restart('{ policy = "exponential"; factor = 1; }'), "restart.factor", "more than 1"),
+        (restart("{ jitterSec = 1; }"), "agents.a.restart.jitterSec", "use systemd 262"),
         (restart('{ policy = "conditional"; }'), "agents.a.restart.rules", "is empty"),
         (restart("{ rules = [ { exitCodes = [ 1 ]; } ]; }"), "agents.a.restart.rules", "immediate"),
         (

@@ -471,6 +471,17 @@ def test_exponential_begins_with_a_delay_that_can_grow() -> None:
 
 
 @pytest.mark.parametrize(
+    ("factor", "steps"), [("2", 10), ("1000", 1), ("600", 1), ("599", 2), ("1.5", 16)]
+)
+def test_a_factor_is_as_many_steps_as_it_takes(factor: str, steps: int) -> None:
+    restart = f'restart = {{ policy = "exponential"; factor = {factor}; }};'
+    rendered = render(f'{{ agents.a = {{ command = "/a"; {restart} }}; }}')
+    settings = rendered["services"]["a"]["serviceConfig"]
+    assert (settings["RestartSteps"], settings["RestartMaxDelaySec"]) == (steps, "60s")
+    assert rendered["config"]["agents"]["a"]["restart"]["steps"] == steps
+
+
+@pytest.mark.parametrize(
     ("declaration", "path"),
     [
         ("{ agnets = { }; }", "services.healer: there is no option `agnets'"),
@@ -501,7 +512,8 @@ def test_python_and_nix_have_the_same_defaults() -> None:
     restart = camel(Restart())
     assert restart.pop("delaySec") == nix["restartDelaySec"][nix["restart"].pop("policy")]
     assert restart.pop("policy") == "immediate"
-    del nix["restart"]["delaySec"]
+    for only_pid_1_knows in ("delaySec", "factor", "jitterSec"):
+        del nix["restart"][only_pid_1_knows]
     assert restart == nix["restart"]
     assert camel(Rule()) == nix["rule"]
     assert camel(CrashLoop()) == nix["crashLoop"]

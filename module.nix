@@ -41,6 +41,7 @@ let
     ) service.serviceConfig;
     # An instance has no unit file of its own, only its template's.
     overrideStrategy = lib.mkIf (lib.hasInfix "@" name) "asDropin";
+    inherit (service) after partOf wants;
   };
 
   declare =
@@ -57,6 +58,9 @@ let
     }
     // lib.optionalAttrs (service ? before) { inherit (service) before; }
     // lib.optionalAttrs (service ? requiredBy) { inherit (service) requiredBy; }
+    // lib.optionalAttrs (service ? partOf) {
+      inherit (service) partOf wants;
+    }
     // lib.optionalAttrs (service ? restartIfChanged) {
       inherit (service) restartIfChanged;
       # Only healer's own two: they look at deployments, and change them.

@@ -12,7 +12,7 @@ from healer.records import Record
 from healer.safeswitch import deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
-from healer.watchdog import agent, counting, health, ladder
+from healer.watchdog import agent, counting, groups, health, ladder
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
@@ -68,8 +68,9 @@ class Decisions:
         name = self.agent_of(ended.unit)
         if name is None:
             return []
-        declared = self.config.agents[name]
-        return self._apply(agent.on_ended(name, declared, self.agent(name), ended, context, now))
+        declared, state = self.config.agents[name], self.agent(name)
+        mate = groups.cause(self.config, self.agents, name, ended)
+        return self._apply(agent.on_ended(name, declared, state, ended, context, now, mate=mate))
 
     def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
         """Answer what systemd says of an agent's unit now.
@@ -252,7 +253,7 @@ class Decisions:
         It ended under an earlier one for good, somebody stopped it, or its work is done.
         """
         end = state.last_end
-        if end is None or (end.type == "agent.stopped" and end.data["by"] == "switch"):
+        if end is None or (end.type == "agent.stopped" and end.data["by"] in {"switch", "group"}):
             return False
         if end.type == "agent.exit":
             return self.config.agents[name].restart.on == "failure"

@@ -301,12 +301,31 @@ let
 
   gateNames = map (gate: gate.name) cfg.safeSwitch.gates;
 
+  groupAssertions =
+    name: group:
+    let
+      option = "services.healer.groups.${name}.agents";
+      unknown = lib.subtractLists (builtins.attrNames cfg.agents) group.agents;
+      others = builtins.filter (
+        other: other != name && lib.intersectLists cfg.groups.${other}.agents group.agents != [ ]
+      ) (builtins.attrNames cfg.groups);
+    in
+    [
+      (refuse (unknown != [ ]) option
+        "names ${toString unknown}, and there is no such agent: declare it, or remove it."
+      )
+      (refuse (!lib.allUnique group.agents || others != [ ]) option
+        "names an agent that it or services.healer.groups.${toString others} names already: have each agent once, in one group."
+      )
+    ];
+
   ignoreAssertion =
     index: entry:
     refuse (lib.trim entry.reason == "") "services.healer.drift.ignore.[${toString index}].reason"
       "is empty: say why ${entry.path} may differ from the declaration.";
 in
 lib.concatLists (lib.mapAttrsToList agentAssertions cfg.agents)
+++ lib.concatLists (lib.mapAttrsToList groupAssertions cfg.groups)
 ++ lib.imap0 ignoreAssertion cfg.drift.ignore
 ++ lib.concatLists (lib.imap0 gateAssertions cfg.safeSwitch.gates)
 ++ [

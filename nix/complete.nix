@@ -65,6 +65,9 @@ in
 top
 // {
   agents = builtins.mapAttrs fillAgent top.agents;
+  groups = builtins.mapAttrs (
+    name: fill "services.healer.groups.${name}" (defaults.group // { agents = [ ]; })
+  ) top.groups;
   escalation = fill "services.healer.escalation" defaults.escalation top.escalation;
   safeSwitch = fillSafeSwitch top.safeSwitch;
   drift = fill "services.healer.drift" defaults.drift top.drift;

@@ -6,11 +6,14 @@
     enable = false;
     package = null;
     agents = { };
+    groups = { };
     escalation = { };
     safeSwitch = { };
     drift = { };
     ledger = { };
   };
+
+  group.strategy = "one-for-one";
 
   agent = {
     unit = null; # null: "<name>.service"

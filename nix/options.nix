@@ -43,6 +43,32 @@ let
       description = "Why these may differ from the declaration. Obligatory.";
     };
   };
+
+  group.options = {
+    strategy = mkOption {
+      type = types.enum [
+        "one-for-one"
+        "rest-for-one"
+        "one-for-all"
+      ];
+      default = defaults.group.strategy;
+      description = ''
+        Which agents are restarted when one of them crashes and is restarted, as in the supervisors
+        of Erlang's OTP. Agents that are up go on until that restart.
+
+        - `one-for-one`: only that one.
+        - `rest-for-one`: that one and those behind it in {option}`agents`.
+        - `one-for-all`: all of them.
+
+        Stopping an agent stops those that are restarted with it, and starting it starts them:
+        that goes for a quarantine, too.
+      '';
+    };
+    agents = mkOption {
+      type = types.nonEmptyListOf types.str;
+      description = "Names of the agents, in the order in which they start.";
+    };
+  };
 in
 {
   options.services.healer = {
@@ -84,6 +110,25 @@ in
         default = defaults.escalation.maxRebootsPerDay;
         description = "Number of such reboots in any 24 hours, for all agents together.";
       };
+    };
+
+    groups = mkOption {
+      type = types.attrsOf (types.submodule group);
+      default = defaults.top.groups;
+      example = {
+        pipeline = {
+          strategy = "rest-for-one";
+          agents = [
+            "source"
+            "filter"
+            "sink"
+          ];
+        };
+      };
+      description = ''
+        Agents that belong together. A group is rendered into dependencies of the units, so systemd
+        carries it out even when healer is dead. An agent is in one group at most.
+      '';
     };
 
     safeSwitch = {

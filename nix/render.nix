@@ -111,6 +111,12 @@ let
     ];
   };
 
+  dependenciesOf = import ./groups.nix {
+    inherit (cfg) groups;
+    # A name that is no agent is refused by assertions.nix or by healer itself.
+    unitOf = name: unitOf name (cfg.agents.${name} or defaults.agent);
+  };
+
   ownService = name: agent: {
     description =
       if agent.description == null then "Agent ${name}, supervised by healer" else agent.description;
@@ -165,6 +171,13 @@ let
       adopted = true;
     };
 
+  withGroup =
+    name: service:
+    let
+      dependencies = dependenciesOf name;
+    in
+    service // dependencies // { after = service.after ++ dependencies.after; };
+
   agentServices = listToAttrs (
     map (
       name:
@@ -173,7 +186,7 @@ let
       in
       {
         name = serviceOf name agent;
-        value = (if agent.adopt then adoptedService else ownService) name agent;
+        value = withGroup name ((if agent.adopt then adoptedService else ownService) name agent);
       }
     ) (attrNames cfg.agents)
   );
@@ -440,6 +453,7 @@ let
     package = "${package}";
     inherit (defaults) stateDir runtimeDir;
     agents = mapAttrs agentConfig cfg.agents;
+    groups = mapAttrs (_name: group: { inherit (group) strategy agents; }) cfg.groups;
     escalation = {
       inherit (cfg.escalation) reboot maxRebootsPerDay;
     };

@@ -126,7 +126,8 @@ class _Decoder:
             return self.fail(path, f"is {_shown(value)}", "write a mapping of names to options")
         found = {key: self.value(kind, part, option_path(path, key)) for key, part in value.items()}
         right = {key: part for key, part in found.items() if part is not _FAILED}
-        self.problems += rules.between(right)
+        if kind is schema.Agent:
+            self.problems += rules.between(right)
         return right if len(right) == len(found) else _FAILED
 
     def sequence(self, kind: Any, value: object, path: str) -> Any:

@@ -58,6 +58,27 @@ def between(agents: Mapping[str, schema.Agent]) -> Iterator[Problem]:
             )
 
 
+def _groups(config: schema.Config) -> Iterator[Problem]:
+    """Judge the groups by the agents that they name."""
+    groups: dict[str, str] = {}
+    for name, group in config.groups.items():
+        option = f"{option_path('groups', name)}.agents"
+        if not group.agents:
+            yield Problem(option, "is empty", "name agents, or remove the group")
+        for agent in group.agents:
+            if agent not in config.agents:
+                yield Problem(
+                    option, f"names {agent[:64]!a}, which is no agent", "declare it, or remove it"
+                )
+            elif agent in groups:
+                yield Problem(
+                    option,
+                    f"names {agent}, which {option_path('groups', groups[agent])} names already",
+                    "have each agent once, in one group",
+                )
+            groups.setdefault(agent, name)
+
+
 def _absolute(path: str, option: str) -> Iterator[Problem]:
     if "\0" in path or not path.startswith("/") or ".." in PurePosixPath(path).parts:
         yield Problem(option, f"is {path[:64]!a}", "write an absolute path without `..`")
@@ -370,6 +391,7 @@ def _window(window: schema.RebootWindow, path: str) -> Iterator[Problem]:
 
 
 def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
+    yield from _groups(config)
     if config.package is not None:
         yield from _absolute(config.package, "package")
     yield from _absolute(config.state_dir, "stateDir")

@@ -252,6 +252,13 @@ class Agent(Section, frozen=True, kw_only=True):
     breadcrumb: str | None = None
 
 
+class Group(Section, frozen=True, kw_only=True):
+    """Agents that belong together, in their order, and which of them restart with which."""
+
+    strategy: Literal["one-for-one", "rest-for-one", "one-for-all"] = "one-for-one"
+    agents: tuple[str, ...]
+
+
 class Escalation(Section, frozen=True, kw_only=True):
     """The steps of the ladder that concern the whole host."""
 
@@ -316,6 +323,7 @@ class Config(Section, frozen=True, kw_only=True):
     state_dir: str = "/var/lib/healer"
     runtime_dir: str = "/run/healer"
     agents: dict[str, Agent] = {}
+    groups: dict[str, Group] = {}
     escalation: Escalation = Escalation()
     safe_switch: SafeSwitch = SafeSwitch()
     drift: Drift = Drift()

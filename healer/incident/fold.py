@@ -152,7 +152,7 @@ def _step(incident: Incident, entry: Entry) -> Incident:
             return replace(incident, state=State.REFUTED, closed=None)
         case "deployment.refuted":
             return replace(incident, state=State.REFUTED, closed=None)
-        case "agent.stopped" if entry.data.get("by") == "healer":
+        case "agent.stopped" if entry.data.get("by") in {"healer", "group"}:
             return incident
         case "agent.recovered" | "agent.gave-up" | "agent.stopped" | "agent.exit":
             return replace(incident, state=state if headline else _ENDS[entry.type], closed=ended)

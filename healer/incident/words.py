@@ -181,6 +181,15 @@ def _by_rule(data: Data) -> str:
     }.get(text(data, "answer"), "")
 
 
+def _stopped(data: Data) -> str:
+    why = {
+        "group": f"together with {text(data, 'mate')}, of its group",
+        "switch": "by a switch to another system",
+        "healer": "by healer",
+    }.get(text(data, "by"), "on request")
+    return f"{text(data, 'unit')} was stopped {why}: {ending(data)}"
+
+
 def _restarted(data: Data) -> str:
     delay = milliseconds(data, "delay_ms")
     after = f", {delay} after the crash" if delay else ""
@@ -287,7 +296,7 @@ _LINES: dict[str, Callable[[Data], str]] = {
         )
     ),
     "agent.exit": lambda d: f"{text(d, 'unit')} finished: {ending(d)}",
-    "agent.stopped": lambda d: f"{text(d, 'unit')} was stopped on request: {ending(d)}",
+    "agent.stopped": _stopped,
     "health.failed": lambda d: (
         f"health check {text(d, 'check')} of {text(d, 'agent')} failed {text(d, 'failures')} times "
         f"in a row: {text(d, 'detail')}"

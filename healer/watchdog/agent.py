@@ -142,9 +142,19 @@ def _checked(state: AgentState, record: Record) -> AgentState:
 
 
 def on_ended(
-    name: str, agent: Agent, state: AgentState, ended: Ended, context: Context, now: Instant
+    name: str,
+    agent: Agent,
+    state: AgentState,
+    ended: Ended,
+    context: Context,
+    now: Instant,
+    *,
+    mate: tuple[str, str | None] | None = None,
 ) -> Iterator[Record]:
-    """Record an invocation's end; a crash, and whether it spends the crash-loop budget."""
+    """Record an invocation's end; a crash, and whether it spends the crash-loop budget.
+
+    ``mate`` is the agent of its group with which it ended, and that agent's incident.
+    """
     if state.knows(ended):
         return
     common = {
@@ -161,10 +171,7 @@ def on_ended(
     requested = context.stop_requested if ended.asked is None else ended.asked
     if not is_crash(ended, stop_requested=requested, health_check=health_check):
         if requested:
-            by = "switch" if context.switching else "request"
-            if state.ladder.stops_it:
-                by = "healer"
-            yield Record(now, "agent.stopped", {**common, "by": by}, state.incident)
+            yield _stopped(state, context, now, common, mate)
         else:
             yield Record(now, "agent.exit", common, state.incident)
         return
@@ -234,6 +241,23 @@ def _settled_ms(crash: Mapping[str, object]) -> int:
     delay_ms = crash.get("restart_delay_ms")
     waits = crash["restart"] == "will-restart" and isinstance(delay_ms, int)
     return delay_ms + _TIMER_MS if waits and isinstance(delay_ms, int) else _SETTLED_MS
+
+
+def _stopped(
+    state: AgentState,
+    context: Context,
+    now: Instant,
+    common: Mapping[str, object],
+    mate: tuple[str, str | None] | None,
+) -> Record:
+    by, because, incident = "request", None, state.incident
+    if state.ladder.stops_it:
+        by = "healer"
+    elif context.switching:
+        by = "switch"
+    elif mate is not None:
+        by, because, incident = "group", mate[0], state.incident or mate[1]
+    return Record(now, "agent.stopped", {**common, "by": by, "mate": because}, incident)
 
 
 def _begin_backoff_anew(

@@ -31,6 +31,8 @@ let
     requiredBy = some (types.listOf types.str) [ ];
     after = some (types.listOf types.str) [ ];
     before = some (types.listOf types.str) [ ];
+    partOf = some (types.listOf types.str) [ ];
+    wants = some (types.listOf types.str) [ ];
     environment = some (types.attrsOf types.str) { };
     unitConfig = section;
     serviceConfig = section;

@@ -43,6 +43,8 @@ def test_the_units_are_those_of_render_nix(evaluated: Any, rendered: Any) -> Non
         actual = evaluated["services"][name]
         for part in ("wantedBy", "after", "environment", "unitConfig", "serviceConfig"):
             assert actual[part] == expected[part], f"{name}: {part}"
+        for part in ("partOf", "wants"):
+            assert actual[part] == expected.get(part, []), f"{name}: {part}"
         assert actual["description"] == (expected["description"] or "")
         assert actual["restartIfChanged"] == expected.get("restartIfChanged", True)
     assert evaluated["tmpfiles"] == rendered["tmpfiles"]
@@ -292,6 +294,18 @@ def check(options: str) -> str:
             "agents.a.health",
             "two checks of one name",
         ),
+        (
+            '{ agents.a.command = "/a"; groups.g.agents = [ "a" "b" ]; }',
+            "groups.g.agents",
+            "names b",
+        ),
+        ('{ agents.a.command = "/a"; groups.g.agents = [ "a" "a" ]; }', "groups.g.agents", "once"),
+        (
+            '{ agents.a.command = "/a"; groups.g.agents = [ "a" ]; groups.h.agents = [ "a" ]; }',
+            "groups.g.agents",
+            "groups.h names already",
+        ),
+        ('{ agents.a.command = "/a"; groups.g.agents = [ ]; }', "groups.g.agents", "non-empty"),
         ("{ }", "safeSwitch.enable", "no agent"),
         ("{ safeSwitch.probationSec = 0; }", "safeSwitch.probationSec", "positive"),
         (gate('type = "network";'), f"{GATE} (g)", "nothing to look at"),

@@ -471,6 +471,37 @@ def test_exponential_begins_with_a_delay_that_can_grow() -> None:
 
 
 @pytest.mark.parametrize(
+    ("strategy", "part_of", "wants"),
+    [
+        ("one-for-one", ["", "", ""], ["", "", ""]),
+        ("rest-for-one", ["", "a", "a q"], ["q c", "c", ""]),
+        ("one-for-all", ["q c", "a c", "a q"], ["q c", "a c", "a q"]),
+    ],
+)
+def test_a_group_is_dependencies_of_its_units(
+    strategy: str, part_of: list[str], wants: list[str]
+) -> None:
+    rendered = render(
+        f"""{{
+          agents = {{ a.command = "/a"; b = {{ adopt = true; unit = "q.service"; }}; }};
+          agents.c.command = "/c"; agents.alone.command = "/d";
+          groups.g = {{ strategy = "{strategy}"; agents = [ "a" "b" "c" ]; }};
+        }}"""
+    )
+    services = rendered["services"]
+
+    def units(part: str) -> list[str]:
+        each = (services[name][part] for name in ("a", "q", "c"))
+        return [" ".join(unit.removesuffix(".service") for unit in found) for found in each]
+
+    assert units("partOf") == part_of
+    assert units("wants") == wants
+    assert units("after") == ["network.target", "a", "network.target a q"]
+    assert services["alone"]["partOf"] == services["alone"]["wants"] == []
+    assert rendered["config"]["groups"] == {"g": {"strategy": strategy, "agents": ["a", "b", "c"]}}
+
+
+@pytest.mark.parametrize(
     ("factor", "steps"), [("2", 10), ("1000", 1), ("600", 1), ("599", 2), ("1.5", 16)]
 )
 def test_a_factor_is_as_many_steps_as_it_takes(factor: str, steps: int) -> None:

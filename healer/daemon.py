@@ -87,6 +87,7 @@ class Daemon:
         self._leaving = "asked to stop"
         self._intents: dict[int, Entry] = {}
         self._settling: asyncio.TimerHandle | None = None
+        self._look_sec = 0.0
         self._clock_offset_us = _clock_offset_us()
         self._ledger_trouble: str | None = None
         self._reload = False
@@ -194,8 +195,11 @@ class Daemon:
     # Looking
 
     async def _look_again_and_again(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             await self._look()
+            self._look_sec = loop.time() - began
             self._alive()
             try:
                 async with asyncio.timeout(_TICK_SEC):
@@ -297,7 +301,9 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         if self._settling is None or self._settling.when() <= loop.time():
-            self._settling = loop.call_later(_SETTLE_SEC, self._wake.set)
+            # In a storm a look takes long, and the next one finds the more.
+            rest = min(max(_SETTLE_SEC, self._look_sec), _TICK_SEC)
+            self._settling = loop.call_later(rest, self._wake.set)
 
     # Drift
 

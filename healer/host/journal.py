@@ -1,11 +1,14 @@
 """journald: an agent's last lines, stops that were asked for, and ends that left no stamp.
 
-systemd-python's Reader belongs to one thread, and an open one pins rotated files: so each
-question opens its own, and the daemon asks them all from one thread. Any process may write any
+systemd-python's Reader belongs to one thread, and an open one pins rotated files. Opening one costs
+as much as fifty questions, and more the more files there are: so each thread keeps those that it
+opened for a few seconds. Any process may write any
 field that does not begin with an underscore: a record counts as systemd's only if it is PID 1's.
 """
 
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -194,6 +197,20 @@ def _ended(failed: Mapping[str, Any]) -> Ended:
     )
 
 
+# How long a reader is used again: what it pins is for the next question after that to let go.
+_KEPT_SEC = 5.0
+
+
+class _Idle(threading.local):
+    """The readers of one thread that nobody reads with, each with when it was opened."""
+
+    def __init__(self) -> None:
+        self.readers: list[tuple[float, journal.Reader]] = []
+
+
+_idle = _Idle()
+
+
 class _Unconverted(dict[str, Any]):
     """Leave every field as it is: systemd-python lets errors out when it converts what a process
     wrote, and a process may write any field.
@@ -206,13 +223,36 @@ class _Unconverted(dict[str, Any]):
 @contextmanager
 def _reader(**match: str) -> Iterator[journal.Reader]:
     try:
-        with journal.Reader(flags=journal.LOCAL_ONLY | journal.SYSTEM) as reader:
-            reader.converters = _Unconverted()
+        opened, reader = _take()
+        try:
             for field, value in match.items():
                 reader.add_match(**{field: value})
             yield reader
+        except BaseException:
+            reader.close()
+            raise
+        _idle.readers.append((opened, reader))
     except OSError as error:
         raise HostUnavailableError(f"journald cannot be read: {error.strerror}") from error
+
+
+def _take() -> tuple[float, journal.Reader]:
+    """Return a reader at the journal's beginning, and when it was opened."""
+    now = time.monotonic()
+    while _idle.readers:
+        opened, reader = _idle.readers.pop()
+        if now - opened > _KEPT_SEC:
+            reader.close()
+            continue
+        # Of the files that came and went since, the kernel tells by inotify(7).
+        reader.process()
+        reader.flush_matches()
+        reader.seek_head()
+        return opened, reader
+    reader = journal.Reader(flags=journal.LOCAL_ONLY | journal.SYSTEM)
+    reader.converters = _Unconverted()
+    reader.fileno()  # from now on it is told of new files
+    return now, reader
 
 
 def _systemd(message_id: str, **match: str) -> AbstractContextManager[journal.Reader]:

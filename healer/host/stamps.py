@@ -25,9 +25,14 @@ def stop_stamps(directory: Path) -> dict[str, tuple[str, str]]:
         there = os.listdir(directory)  # noqa: PTH208 - a Path for each name costs ten times that
     except OSError:
         return {}
+    return among(there)
+
+
+def among(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return those of these file names that are stop stamps': unit and invocation by name."""
     # Beside them lies a start stamp for each invocation that runs.
-    names = (_NAME.fullmatch(name) for name in there if name.endswith(".stop"))
-    return {name[0]: (name["unit"], name["invocation"]) for name in names if name}
+    found = (_NAME.fullmatch(name) for name in names if name.endswith(".stop"))
+    return {name[0]: (name["unit"], name["invocation"]) for name in found if name}
 
 
 def read(directory: Path, names: Iterable[str]) -> list[Ended]:

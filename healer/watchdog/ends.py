@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,20 @@ class Ends:
         there = stamps.stop_stamps(self.stamps)
         self._handled &= there.keys()
         self._removable &= there.keys()
+        return self._read(there, units, before_reading)
+
+    def stamped_as(
+        self, names: Iterable[str], units: frozenset[str], before_reading: Callable[[], object]
+    ) -> list[Ended]:
+        """Return what ``stamped`` does, of the stop stamps of these names."""
+        return self._read(stamps.among(names), units, before_reading)
+
+    def _read(
+        self,
+        there: Mapping[str, tuple[str, str]],
+        units: frozenset[str],
+        before_reading: Callable[[], object],
+    ) -> list[Ended]:
         new = {name for name, (unit, _) in there.items() if unit in units} - self._handled
         if not new:
             return []

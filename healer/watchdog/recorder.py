@@ -57,6 +57,7 @@ class Recorder:
         self._recorded = recorded
         self._ends = Ends(decisions.config)
         self._written = asyncio.Event()
+        self._new: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
         self._switching = False
         self._removing = False
@@ -71,7 +72,9 @@ class Recorder:
             while True:
                 await self._written.wait()
                 self._written.clear()
-                await self.look_at_stamps()
+                # In a storm there are thousands of others beside each new one.
+                names, self._new = self._new, set()
+                await self._end_all(self._ends.stamped_as(names, *self._about_stamps))
         finally:
             watches.close()
             self._ends.close()
@@ -87,15 +90,23 @@ class Recorder:
         soon = clock.uptime_ms() + int(_JOURNAL_LAG_SEC * 1000)
         self._journal_due_ms = min(self._journal_due_ms, soon)
 
-    async def look_at_stamps(self, alive: Callable[[], None] = lambda: None) -> None:
-        """Record the ends that stamps tell of; ``alive`` is called after each."""
-        for ended in self._ends.stamped(self._decisions.units, self._note_systems):
-            await self._end(ended)
-            alive()
-        names = self._ends.to_remove()
-        if names and not self._removing:
+    async def look_at_stamps(self, alive: Callable[[], None]) -> None:
+        """Record the ends that any stamps tell of; ``alive`` is called after each."""
+        await self._end_all(self._ends.stamped(*self._about_stamps), alive)
+        if not self._removing and (names := self._ends.to_remove()):
             self._removing = True
             self._remove_stamps(names, self._stamps_removed)
+
+    @property
+    def _about_stamps(self) -> tuple[frozenset[str], Callable[[], None]]:
+        return self._decisions.units, self._note_systems
+
+    async def _end_all(
+        self, found: Iterable[Ended], alive: Callable[[], None] = lambda: None
+    ) -> None:
+        for ended in found:
+            await self._end(ended)
+            alive()
 
     async def look_at_journal(self, alive: Callable[[], None]) -> bool:
         """Find the ends that left no stamp, and those from before a reboot, a page at a time.
@@ -117,9 +128,7 @@ class Recorder:
         await self.look_at_stamps(alive)
         if replay.ended:
             self._note_systems()
-        for ended in replay.ended:
-            await self._end(ended)
-            alive()
+        await self._end_all(replay.ended, alive)
         if replay.cursor is not None and self._ledger.health().spooled == 0:
             self._ends.read_up_to(replay.cursor)
         if replay.more:
@@ -165,7 +174,9 @@ class Recorder:
             self._ends.durable(ended)
 
     def _stamp_written(self, name: str) -> None:
-        if not name or name.endswith(".stop"):
+        # Where inotify(7) lost names, the daemon's next look finds them.
+        if name.endswith(".stop"):
+            self._new.add(name)
             self._written.set()
 
     def _stamps_removed(self) -> None:

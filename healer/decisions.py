@@ -7,7 +7,7 @@ the same way in which ``replay`` applies those that are read back from the ledge
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from healer.config import Config, HealthCheck
-from healer.events import Changes, Context, Ended, Instant, Systems, UnitState
+from healer.events import Changes, Context, CoreDump, Ended, Instant, Systems, UnitState
 from healer.records import Record
 from healer.safeswitch import deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
@@ -71,6 +71,13 @@ class Decisions:
         declared, state = self.config.agents[name], self.agent(name)
         mate = groups.cause(self.config, self.agents, name, ended)
         return self._apply(agent.on_ended(name, declared, state, ended, context, now, mate=mate))
+
+    def on_dump(self, dump: CoreDump, now: Instant) -> list[Record]:
+        """Answer a core dump of a process of an agent's."""
+        name = self.agent_of(dump.unit)
+        if name is None:
+            return []
+        return self._apply(agent.on_dump(name, self.agent(name), dump, now))
 
     def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
         """Answer what systemd says of an agent's unit now.

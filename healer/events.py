@@ -38,10 +38,11 @@ class Ended:
     when it was killed, and empty when no process was started. ``source`` says where healer learnt
     of it: the stamp written by PID 1, or, where that is missing, the journal.
 
-    The rest only a stamp knows. ``in_a_row`` counts the crashes up to this one, none of them after
-    a stable run. ``answer`` is the restart rule that PID 1 found, if there are any that systemd has
-    no setting for, ``delay_ms`` the pause after which a timer of PID 1's starts the next run, and
-    ``asked`` whether somebody asked for this end, where the stamp had to know.
+    The rest only stamps know. ``unit_file`` is the file that the invocation was started from.
+    ``in_a_row`` counts the crashes up to this one, none of them after a stable run. ``answer`` is
+    the restart rule that PID 1 found, if there are any that systemd has no setting for,
+    ``delay_ms`` the pause after which a timer of PID 1's starts the next run, and ``asked`` whether
+    somebody asked for this end, where the stamp had to know.
     """
 
     unit: str
@@ -59,6 +60,7 @@ class Ended:
     answer: AnswerKind | None = None
     delay_ms: int | None = None
     asked: bool | None = None
+    unit_file: str | None = None
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -76,6 +78,20 @@ class Ended:
         if self.start_uptime_ms is None or self.stop_uptime_ms is None:
             return None
         return max(0, self.stop_uptime_ms - self.start_uptime_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class CoreDump:
+    """What systemd-coredump(8) said of a process of an invocation: of which program, by which
+    signal (without SIG), and the stack of the thread that died, innermost frame first.
+    """
+
+    unit: str
+    invocation: str
+    pid: int | None
+    executable: str
+    signal: str
+    stack: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +123,11 @@ class Context:
 class UnitState:
     """A unit as systemd sees it now (org.freedesktop.systemd1.Unit and .Service).
 
-    ``since_us`` is CLOCK_REALTIME, for people; ``since_ms`` and ``active_enter_ms`` count from
-    the boot.
+    ``since_us`` is CLOCK_REALTIME, for people; ``since_ms``, ``active_enter_ms`` and ``start_ms``,
+    when its main process was started, count from the boot. ``notifies`` says that it is active
+    only once it told systemd so (Type=notify), ``start_limit`` that systemd gives it up after too
+    many starts (StartLimitBurst=, which healer turns off), and ``first_status`` what this
+    invocation said first by STATUS=.
     """
 
     active_state: str
@@ -120,6 +139,10 @@ class UnitState:
     since_us: int
     since_ms: int
     active_enter_ms: int
+    start_ms: int | None = None
+    notifies: bool = False
+    start_limit: bool = False
+    first_status: str | None = None
 
     @property
     def running(self) -> bool:

@@ -13,7 +13,7 @@ case $EPOCHREALTIME in *[!0-9.]*) EPOCHREALTIME= ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
 last=/run/healer/last/$unit
-boot= peak= current= oom= oom_kill= pressure= start_uptime= toplevel= stop_uptime=
+boot= peak= current= oom= oom_kill= pressure= start_uptime= toplevel= unit_dir= stop_uptime=
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id
 while IFS=: read -r id _ path; do
@@ -38,6 +38,7 @@ if [ -r "$stamp.start" ]; then
     case $key in
       uptime) start_uptime=$value ;;
       toplevel) toplevel=$value ;;
+      unit_dir) unit_dir=$value ;;
     esac
   done <"$stamp.start"
 fi
@@ -85,6 +86,7 @@ if [ "${count:-0}" -lt 1000 ]; then
     unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
     result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
     start_uptime "$start_uptime" stop_uptime "$stop_uptime" toplevel "$toplevel" \
+    unit_dir "$unit_dir" \
     memory_peak "$peak" memory_current "$current" oom "$oom" oom_kill "$oom_kill" \
     memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
     asked "$asked" end 1 >"$stamp.stop"

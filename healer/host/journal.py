@@ -6,6 +6,7 @@ opened for a few seconds. Any process may write any
 field that does not begin with an underscore: a record counts as systemd's only if it is PID 1's.
 """
 
+import re
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any
 from systemd import journal
 
 from healer.errors import HostUnavailableError
-from healer.events import Ended
+from healer.events import CoreDump, Ended
 from healer.host import clock
 
 # systemd's catalogue of messages (sd-messages.h).
@@ -25,6 +26,10 @@ UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 UNIT_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
+CORE_DUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
+
+_MOST_FRAMES = 32
+_FRAME = re.compile(r"\s*(#\d+\s.*)")
 
 _FEW = 20
 
@@ -124,38 +129,45 @@ def started_ms(unit: str, invocation: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A page of what the journal holds behind a cursor.
+    """A page of what the journal holds behind a cursor: ends, and core dumps.
 
     ``cursor`` is where the next page begins, ``more`` says that there is one already. ``gap`` says
     that the entry at the old cursor is gone, and that others may have gone with it.
     """
 
     ended: list[Ended]
+    dumped: list[CoreDump]
     cursor: str | None
     more: bool
     gap: bool
 
 
 def ended_since(cursor: str | None, units: frozenset[str], most: int) -> Replay:
-    """Return at ``most`` so many failed invocations of ``units`` behind ``cursor``.
+    """Return at ``most`` so many failed invocations and core dumps of ``units`` behind ``cursor``.
 
     Nothing is replayed from before a cursor that is None.
     """
     end = _end()
-    if cursor is None:
-        return Replay([], end, more=False, gap=False)
-    if not _is_there(cursor):
-        return Replay([], end, more=False, gap=True)
-    found: list[Ended] = []
+    if cursor is None or not _is_there(cursor):
+        return Replay([], [], end, more=False, gap=cursor is not None)
+    ended: list[Ended] = []
+    dumped: list[CoreDump] = []
     with _systemd(UNIT_FAILED) as reader:
+        reader.add_disjunction()
+        reader.add_match(MESSAGE_ID=CORE_DUMP)
         reader.seek_cursor(cursor)
         while entry := reader.get_next():
             here = _text(entry, "__CURSOR")
-            if here != cursor and _text(entry, "UNIT") in units:
-                found.append(_ended(entry))
-                if len(found) >= most:
-                    return Replay(found, here, more=True, gap=False)
-    return Replay(found, end, more=False, gap=False)
+            if here == cursor:
+                continue
+            if _text(entry, "MESSAGE_ID") == UNIT_FAILED:
+                if _text(entry, "UNIT") in units:
+                    ended.append(_ended(entry))
+            elif (dump := _core_dump(entry, units)) is not None:
+                dumped.append(dump)
+            if len(ended) + len(dumped) >= most:
+                return Replay(ended, dumped, here, more=True, gap=False)
+    return Replay(ended, dumped, end, more=False, gap=False)
 
 
 def _end() -> str | None:
@@ -195,6 +207,46 @@ def _ended(failed: Mapping[str, Any]) -> Ended:
         memory=None,
         source="journal",
     )
+
+
+def _core_dump(entry: Mapping[str, Any], units: frozenset[str]) -> CoreDump | None:
+    """Read a record of systemd-coredump(8)'s; None if it is not of ``units``, or somebody else's.
+
+    Whoever logs can write all but the fields of journald's own, which say in which unit it ran.
+    """
+    unit, origin = _text(entry, "COREDUMP_UNIT"), _text(entry, "_SYSTEMD_UNIT")
+    if unit not in units or not origin.startswith("systemd-coredump@"):
+        return None
+    # Of which invocation the process was, its environment says, but that is the agent's own.
+    with _systemd(UNIT_STARTING, UNIT=unit) as reader:
+        reader.seek_cursor(_text(entry, "__CURSOR"))
+        started = reader.get_previous()
+    if not started:
+        return None
+    pid = _text(entry, "COREDUMP_PID")
+    return CoreDump(
+        unit=unit,
+        invocation=_text(started, "INVOCATION_ID"),
+        pid=int(pid) if pid.isdigit() else None,
+        executable=_text(entry, "COREDUMP_EXE"),
+        signal=_text(entry, "COREDUMP_SIGNAL_NAME").removeprefix("SIG"),
+        stack=stack_of(_text(entry, "MESSAGE")),
+    )
+
+
+def stack_of(message: str) -> tuple[str, ...]:
+    """Return the frames of the first thread in a message of systemd-coredump(8): the one that died.
+
+    There are none where it was built without, or finds no, libdw.
+    """
+    frames: list[str] = []
+    for line in message.splitlines():
+        match = _FRAME.fullmatch(line)
+        if match is not None and len(frames) < _MOST_FRAMES:
+            frames.append(match[1])
+        elif frames:
+            break
+    return tuple(frames)
 
 
 # How long a reader is used again: what it pins is for the next question after that to let go.
@@ -249,7 +301,8 @@ def _take() -> tuple[float, journal.Reader]:
         reader.flush_matches()
         reader.seek_head()
         return opened, reader
-    reader = journal.Reader(flags=journal.LOCAL_ONLY | journal.SYSTEM)
+    # Users' journals too: what an agent that runs as a person's user writes is there.
+    reader = journal.Reader(flags=journal.LOCAL_ONLY)
     reader.converters = _Unconverted()
     reader.fileno()  # from now on it is told of new files
     return now, reader

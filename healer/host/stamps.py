@@ -62,6 +62,7 @@ def with_start(directory: Path, ended: Ended) -> Ended:
         ended,
         start_uptime_ms=_milliseconds(fields.get("uptime", "")),
         toplevel=fields.get("toplevel") or None,
+        unit_file=unit_file(fields.get("unit_dir", ""), ended.unit),
     )
 
 
@@ -109,7 +110,19 @@ def parse(text: str) -> Ended | None:
         answer=_ANSWERS.get(fields.get("answer", "")),
         delay_ms=_integer(fields.get("delay_ms", "")),
         asked={"0": False, "1": True}.get(fields.get("asked", "")),
+        unit_file=unit_file(fields.get("unit_dir", ""), fields["unit"]),
     )
+
+
+def unit_file(directory: str, unit: str) -> str | None:
+    """Return the file behind a unit's name in a directory of unit files, None if it has none.
+
+    It may have been garbage-collected since; then this is as far as its name leads.
+    """
+    path = Path(directory, unit)
+    if not directory or (path.parent.exists() and not path.is_symlink() and not path.exists()):
+        return None
+    return os.path.realpath(path)
 
 
 def _fields(text: str) -> dict[str, str]:

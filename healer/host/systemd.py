@@ -100,6 +100,8 @@ class SystemBus:
         if of_unit["LoadState"][1] == "not-found":
             return None
         of_service = await self._call(path, _PROPERTIES, "GetAll", "s", f"{_SYSTEMD}.Service")
+        started_us = of_service["ExecMainStartTimestampMonotonic"][1]
+        limit = {of_unit[f"StartLimit{part}"][1] for part in ("IntervalUSec", "Burst")}
         return UnitState(
             active_state=of_unit["ActiveState"][1],
             sub_state=of_unit["SubState"][1],
@@ -110,6 +112,9 @@ class SystemBus:
             since_us=of_unit["StateChangeTimestamp"][1],
             since_ms=clock.from_monotonic_us(of_unit["StateChangeTimestampMonotonic"][1]),
             active_enter_ms=clock.from_monotonic_us(of_unit["ActiveEnterTimestampMonotonic"][1]),
+            start_ms=clock.from_monotonic_us(started_us) if started_us else None,
+            notifies=of_service["Type"][1] in {"notify", "notify-reload"},
+            start_limit=0 not in limit,
         )
 
     async def _call(

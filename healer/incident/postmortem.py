@@ -118,8 +118,21 @@ def _endings(incident: Incident) -> str:
         memory = words.memory(crash.data)
         lines.append(f"    memory: {memory or 'not known'}")
         lines.append(f"    invocation {words.text(crash.data, 'invocation') or 'not known'}")
+        unit_file = words.text(crash.data, "unit_file")
+        lines += [f"    started from {unit_file}"] if unit_file else []
         lines += _changed_status(crash, incident.crashes[0])
+        lines += _stack(crash, incident)
     return "\n".join(lines)
+
+
+def _stack(crash: Entry, incident: Incident) -> Iterator[str]:
+    """Yield the frames of the core dump that a crash left."""
+    for entry in incident.entries:
+        frames = entry.data.get("stack")
+        same = entry.data.get("invocation") == crash.data.get("invocation")
+        if entry.type == "agent.coredump" and same and isinstance(frames, list) and frames:
+            yield f"    stack of the thread that died [{entry.seq}]:"
+            yield from (f"        {words.printable(str(frame))}" for frame in frames)
 
 
 def _changed_status(crash: Entry, first: Entry) -> Iterator[str]:

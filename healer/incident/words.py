@@ -190,6 +190,21 @@ def _stopped(data: Data) -> str:
     return f"{text(data, 'unit')} was stopped {why}: {ending(data)}"
 
 
+def _coredump(data: Data) -> str:
+    program, frames = text(data, "executable") or "a program", data.get("stack")
+    where = f", in {printable(str(frames[0]))}" if isinstance(frames, list) and frames else ""
+    return f"{program} of {text(data, 'unit')} dumped core: {_signal(text(data, 'signal'))}{where}"
+
+
+def _recovered(data: Data) -> str:
+    ready, first = milliseconds(data, "ready_ms"), text(data, "first_status")
+    return (
+        f"{text(data, 'unit')} recovered: up for {milliseconds(data, 'stable_ms')} since"
+        + (f"; ready after {ready}" if ready else "")
+        + (f"; its first status: {first}" if first else "")
+    )
+
+
 def _restarted(data: Data) -> str:
     delay = milliseconds(data, "delay_ms")
     after = f", {delay} after the crash" if delay else ""
@@ -273,9 +288,8 @@ def _generic(kind: str, data: Data) -> str:
 _LINES: dict[str, Callable[[Data], str]] = {
     "agent.crash": _crash,
     "agent.restarted": _restarted,
-    "agent.recovered": lambda d: (
-        f"{text(d, 'unit')} recovered: up for {milliseconds(d, 'stable_ms')} since"
-    ),
+    "agent.recovered": _recovered,
+    "agent.coredump": _coredump,
     "agent.not-restarted": lambda d: f"{text(d, 'unit')} stays down: {text(d, 'reason')}",
     "agent.crash-loop": lambda d: (
         f"{text(d, 'agent')} is in a crash loop under {toplevel(d.get('toplevel'))}: "

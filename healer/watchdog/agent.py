@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from healer.config import Agent
-from healer.events import Context, Ended, Instant, UnitState
+from healer.events import Context, CoreDump, Ended, Instant, UnitState
 from healer.records import Record
 from healer.watchdog import ladder as steps
 from healer.watchdog.classify import crash_class, is_crash
@@ -47,7 +47,9 @@ class AgentState:
     oldest first; ``restarted_as`` names the run (boot and invocation) that follows the last crash,
     ``looped_in`` the toplevel in which the crash-loop budget was last spent, and ``unhealthy`` the
     invocation that a health check found failing, and that check. ``passed`` pairs each startup and
-    readiness check with the invocation in which it succeeds.
+    readiness check with the invocation in which it succeeds, and ``ready`` says in which one such a
+    check began to succeed last, and when. ``restarts`` counts the crashes of the last incident, and
+    ``dumped`` names the invocations whose core dump is recorded.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -61,6 +63,9 @@ class AgentState:
     unhealthy: tuple[str, str] | None = None
     passed: tuple[tuple[str, str], ...] = ()
     ladder: Ladder = field(default_factory=Ladder)
+    ready: tuple[str, int] | None = None
+    restarts: int = 0
+    dumped: tuple[str, ...] = ()
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded already."""
@@ -101,6 +106,7 @@ def _apply(state: AgentState, record: Record) -> AgentState:
                 last_crash=record,
                 incident=record.incident,
                 restarted_as=None,
+                restarts=1 if state.incident is None else state.restarts + 1,
             )
         case "agent.exit" | "agent.stopped":
             return _end(state, record)
@@ -115,6 +121,8 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, restarted_as=None)
         case "agent.crash-loop":
             return replace(state, looped_in=data["toplevel"])
+        case "agent.coredump":
+            return replace(state, dumped=(*state.dumped, data["invocation"])[-_REMEMBERED:])
         case "action.outcome" if data["action"] == "kill" and not data["ok"]:
             return replace(state, unhealthy=None)
         case "action.outcome" if data["action"] in {"quarantine", "reboot", "release"}:
@@ -134,7 +142,8 @@ def _checked(state: AgentState, record: Record) -> AgentState:
             return replace(state, unhealthy=(data["invocation"], data["check"]))
         case "health.passed":
             passed = (data["check"], data["invocation"])
-            return replace(state, passed=(*_other_checks(state, data), passed))
+            ready = (data["invocation"], record.at.uptime_ms)
+            return replace(state, passed=(*_other_checks(state, data), passed), ready=ready)
         case "health.unready":
             return replace(state, passed=_other_checks(state, data))
         case _:
@@ -217,23 +226,68 @@ def on_state(
             yield Record(
                 now,
                 "agent.recovered",
-                {**common, "invocation": unit.invocation, "stable_ms": stable_ms},
+                {
+                    **common,
+                    "invocation": unit.invocation,
+                    "stable_ms": stable_ms,
+                    "first_status": unit.first_status,
+                    "ready_ms": _ready_ms(agent, state, unit),
+                    "restarts": state.restarts,
+                    "n_restarts": unit.n_restarts,
+                },
                 state.incident,
             )
             yield from _begin_backoff_anew(name, agent, state, unit, now)
     elif state.ladder.knows_more(agent):
         return
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= _settled_ms(crash):
-        last = state.last_end.type if state.last_end else ""
-        if last == "agent.stopped":
-            reason = "it was asked to stop"
-        elif last == "agent.exit":
-            reason = "its last run ended cleanly"
-        elif crash["restart"] == "will-not-restart":
-            reason = "the restart policy does not restart after this end"
-        else:
-            reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
-        yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.incident)
+        why = {**common, "reason": _why_down(state, crash, unit)}
+        yield Record(now, "agent.not-restarted", why, state.incident)
+
+
+def _why_down(state: AgentState, crash: Mapping[str, object], unit: UnitState) -> str:
+    last = state.last_end.type if state.last_end else ""
+    if last == "agent.stopped":
+        return "it was asked to stop"
+    if last == "agent.exit":
+        return "its last run ended cleanly"
+    if crash["restart"] == "will-not-restart":
+        return "the restart policy does not restart after this end"
+    reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
+    if unit.start_limit:
+        reason += "; a start limit is set that healer did not set (StartLimitBurst=)"
+    return reason
+
+
+def on_dump(name: str, state: AgentState, dump: CoreDump, now: Instant) -> Iterator[Record]:
+    """Record a core dump, once for each invocation, in the incident of its crash."""
+    if dump.invocation in state.dumped:
+        return
+    crash = state.last_crash
+    known = crash is not None and crash.data["invocation"] == dump.invocation
+    incident = crash.incident if known and crash is not None else state.incident
+    data = {
+        "agent": name,
+        "unit": dump.unit,
+        "invocation": dump.invocation,
+        "pid": dump.pid,
+        "executable": dump.executable,
+        "signal": dump.signal,
+        "stack": list(dump.stack),
+    }
+    yield Record(now, "agent.coredump", data, incident)
+
+
+def _ready_ms(agent: Agent, state: AgentState, unit: UnitState) -> int | None:
+    """Return how long an agent took to be ready, as far as anything tells that it is."""
+    if unit.start_ms is None:
+        return None
+    checks = [check for check in agent.health if check.purpose != "liveness"]
+    if checks:
+        if not all(state.has_passed(check.name, unit.invocation) for check in checks):
+            return None
+        return state.ready[1] - unit.start_ms if state.ready else None
+    return unit.active_enter_ms - unit.start_ms if unit.notifies else None
 
 
 def _settled_ms(crash: Mapping[str, object]) -> int:
@@ -294,6 +348,7 @@ def _crash(
         **common,
         "class": how,
         "result": ended.result,
+        "unit_file": ended.unit_file,
         "stop_uptime_ms": ended.stop_uptime_ms,
         "early": runtime_ms is not None and runtime_ms < early_ms,
         "restart": "will-restart" if follows.restarts else "will-not-restart",

@@ -127,8 +127,11 @@ class Ends:
             return ended
         if started is None:
             return ended
-        toplevel = current if started > since.uptime_ms else None
-        return replace(ended, start_uptime_ms=started, toplevel=toplevel)
+        ended = replace(ended, start_uptime_ms=started)
+        if current is None or started <= since.uptime_ms:
+            return ended
+        units = f"{current}/etc/systemd/system"
+        return replace(ended, toplevel=current, unit_file=stamps.unit_file(units, ended.unit))
 
     def prefetch(self, unit: str, invocation: str, lines: int) -> None:
         """Begin to ask what ``context`` will ask, before the end's stamp is there."""

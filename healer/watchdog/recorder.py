@@ -129,6 +129,8 @@ class Recorder:
         if replay.ended:
             self._note_systems()
         await self._end_all(replay.ended, alive)
+        for dump in replay.dumped:
+            self._record(self._decisions.on_dump(dump, clock.now()))
         if replay.cursor is not None and self._ledger.health().spooled == 0:
             self._ends.read_up_to(replay.cursor)
         if replay.more:

@@ -26,6 +26,9 @@ class StatusTexts:
     def __init__(self, config: Config) -> None:
         self.configure(config)
         self._texts: dict[str, deque[tuple[int, str]]] = {}
+        # By unit: the invocation that runs, and that with what it said first.
+        self._invocations: dict[str, str] = {}
+        self._first: dict[str, tuple[str, str]] = {}
         self._written_ms: dict[str, int] = {}
         self._waiting: set[str] = set()
 
@@ -34,8 +37,20 @@ class StatusTexts:
         self._directory = Path(config.runtime_dir) / "status-texts"
         self._told = frozenset(a.unit for a in config.agents.values() if a.last_crash)
 
+    def begin(self, unit: str, invocation: str) -> None:
+        """Take what is noted from now on for this invocation's."""
+        self._invocations[unit] = invocation
+
+    def first(self, unit: str, invocation: str) -> str | None:
+        """Return what an invocation said first; None if it said nothing, or is no longer known."""
+        of, text = self._first.get(unit, ("", ""))
+        return text if of == invocation else None
+
     def note(self, unit: str, text: str) -> None:
         """Note what an agent says now, if it is anything new."""
+        invocation = self._invocations.get(unit)
+        if text and invocation and self.first(unit, invocation) is None:
+            self._first[unit] = (invocation, text)
         texts = self._texts.setdefault(unit, deque(maxlen=_REMEMBERED))
         if not text or (texts and texts[-1][1] == text):
             return

@@ -7,6 +7,7 @@ for every unit anew once it is back.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from healer.errors import HostUnavailableError
@@ -164,9 +165,11 @@ class Units:
 
     def _take(self, unit: str, state: UnitState | None) -> None:
         if state is not None:
+            self._texts.begin(unit, state.invocation)
+            self._texts.note(unit, state.status_text)
+            state = replace(state, first_status=self._texts.first(unit, state.invocation))
             self.states[unit] = state
             self.missing.discard(unit)
-            self._texts.note(unit, state.status_text)
             self._deaths.watch(unit, state.invocation, state.main_pid)
             return
         self.states.pop(unit, None)
@@ -176,5 +179,7 @@ class Units:
 
     def _unit_changed(self, unit: str, changed: Mapping[str, Any]) -> None:
         self._dirty.add(unit)
+        if "InvocationID" in changed:
+            self._texts.begin(unit, bytes(changed["InvocationID"]).hex())
         self._texts.note(unit, changed.get("StatusText", ""))
         self._on_change(changed.get("SubState") in _FAILED_STATES)

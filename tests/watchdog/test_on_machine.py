@@ -40,6 +40,13 @@ def test_sigkill(container: Boot) -> None:
     incident = f"worker-{data['invocation'][:8]}"
     assert [e["incident"] for e in (crash, restarted, recovered)] == [incident] * 3
 
+    assert (
+        data["unit_file"]
+        == machine.succeed("readlink -f /etc/systemd/system/worker.service").strip()
+    )
+    assert recovered["data"]["first_status"].startswith("working on job ")
+    assert (recovered["data"]["restarts"], recovered["data"]["ready_ms"]) == (1, None)
+
     # The agent went on where it was.
     machine.succeed("journalctl -u worker | grep -E 'resuming at job [5-9]|resuming at job ..'")
 

@@ -1,0 +1,94 @@
+"""What is told of an agent after a crash: its core dump, and how it recovered."""
+
+from dataclasses import replace
+
+from healer.config import Agent, CommandCheck, Config
+from healer.decisions import Decisions
+from healer.events import Context, CoreDump, Ended, Instant, Systems, UnitState
+from healer.records import Record
+from healer.watchdog.health import Outcome
+
+UNIT = "web.service"
+SYSTEMS = Systems(None, None, None, None, switching=False)
+FIRST, SECOND, THIRD = (digit * 32 for digit in "123")
+RUNNING = UnitState(
+    active_state="active",
+    sub_state="running",
+    invocation=SECOND,
+    main_pid=2,
+    n_restarts=1,
+    status_text="busy",
+    since_us=0,
+    since_ms=1_500,
+    active_enter_ms=1_500,
+    start_ms=1_200,
+    first_status="waking up",
+)
+
+
+def crash(decisions: Decisions, invocation: str = FIRST, stop_ms: int = 1_000) -> Record:
+    dumped = ("core-dump", "dumped", "SEGV")
+    end = Ended(UNIT, invocation, "boot", *dumped, 0, stop_ms, None, None, "stamp")
+    return decisions.on_ended(end, Context(), Instant("boot", stop_ms))[0]
+
+
+def recovered(agent: Agent, unit: UnitState) -> Record:
+    decisions = Decisions(Config(version=1, agents={"web": agent}))
+    crash(decisions)
+    for check in agent.health:
+        now = Instant("boot", 2_000)
+        decisions.on_probe("web", check, unit, Outcome.OK, "", now)
+    *_, last = decisions.on_unit(UNIT, unit, SYSTEMS, Instant("boot", 62_000))
+    assert last.type == "agent.recovered"
+    return last
+
+
+def test_what_it_did_after_its_recovery() -> None:
+    data = recovered(Agent(unit=UNIT), RUNNING).data
+    assert (data["first_status"], data["restarts"], data["n_restarts"]) == ("waking up", 1, 1)
+    assert data["ready_ms"] is None  # nothing tells when a plain process is ready
+
+
+def test_ready_is_what_systemd_was_told() -> None:
+    unit = replace(RUNNING, notifies=True)
+    assert recovered(Agent(unit=UNIT), unit).data["ready_ms"] == 300
+
+
+def test_ready_is_what_its_checks_found() -> None:
+    check = CommandCheck(name="x", command=("/bin/true",), purpose="readiness")
+    assert recovered(Agent(unit=UNIT, health=(check,)), RUNNING).data["ready_ms"] == 800
+
+
+def dump(invocation: str) -> CoreDump:
+    return CoreDump(UNIT, invocation, 7, "/bin/web", "SEGV", ("#0 run",))
+
+
+def test_a_core_dump_is_recorded_once_in_the_incident_of_its_crash() -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    first = crash(decisions)
+    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100))
+    assert (record.incident, record.data["signal"]) == (first.incident, "SEGV")
+    assert decisions.on_dump(dump(FIRST), Instant("boot", 1_200)) == []
+    # The incident may be over when systemd-coredump is done.
+    crash(decisions, SECOND, 3_000)
+    decisions.on_unit(UNIT, replace(RUNNING, invocation=THIRD), SYSTEMS, Instant("boot", 100_000))
+    assert decisions.agent("web").incident is None
+    (record,) = decisions.on_dump(dump(SECOND), Instant("boot", 100_100))
+    assert record.incident == first.incident
+
+
+def test_a_core_dump_without_a_crash_belongs_to_no_incident() -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100))
+    assert record.incident is None
+
+
+def test_a_start_limit_is_named() -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    crash(decisions)
+    failed = replace(
+        RUNNING, active_state="failed", invocation=FIRST, since_ms=1_000, start_limit=True
+    )
+    (record,) = decisions.on_unit(UNIT, failed, SYSTEMS, Instant("boot", 9_000))
+    assert record.type == "agent.not-restarted"
+    assert "start limit" in record.data["reason"]

@@ -54,6 +54,7 @@ class Actor:
         self._leave = leave
         self._standby = actions.Standby()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[int, str] = {}
 
     def begin(self, intent: Record, written: "Future[Entry]") -> None:
         """Carry out an intent once it is durable."""
@@ -97,21 +98,24 @@ class Actor:
         self._decisions.replay(intent)
         written = self._append(intent)
         task = self._spawn(self._carry_out_durable(intent, written))
-        if data["action"] == "try":
-            return await self._begun(task, written)
-        done, _ = await asyncio.wait({task}, timeout=_ANSWER_SEC)
-        if not done:
-            return Answer(True, "it is under way: healer safeswitch status tells how it goes")
-        answer = task.result()
+        answer = await self._answer(task, written)
         return Answer(answer.ok, answer.detail + asked.warnings(data, self._decisions.deployment))
 
-    async def _begun(self, task: "asyncio.Task[Answer]", written: "Future[Entry]") -> Answer:
-        """Wait until a trial has begun: its end is a person's to bring about."""
-        while not task.done():
-            if written.done() and written.exception() is None and trial.of(written.result()):
-                return Answer(True, "its trial has begun")
+    async def _answer(self, task: "asyncio.Task[Answer]", written: "Future[Entry]") -> Answer:
+        """Wait for the outcome; but not for a trial's, nor for a reboot, which take long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ANSWER_SEC
+        while not task.done() and loop.time() < deadline:
+            if written.done() and written.exception() is None:
+                entry = written.result()
+                if trial.of(entry) is not None:
+                    return Answer(True, "its trial has begun")
+                if entry.seq in self._waiting:
+                    return Answer(True, self._waiting[entry.seq])
             await asyncio.sleep(_POLL_SEC)
-        return task.result()
+        if task.done():
+            return task.result()
+        return Answer(True, "it is under way: healer safeswitch status tells how it goes")
 
     async def _ask_agent(self, request: AgentRequest, who: str) -> Answer:
         agent = self._decisions.config.agents.get(request.agent)
@@ -158,6 +162,7 @@ class Actor:
             data = {"intent": entry.seq, "target": entry.data["target"], "reason": done.waiting}
             staged = {**data, "detail": done.detail}
             self._record([Record(clock.now(), "rollback.staged", staged, entry.incident)])
+            self._waiting[entry.seq] = done.detail
 
         config, unit_state = self._decisions.config, self._units.state_of
         done = await actions.carry_out(entry, config, unit_state, self._standby, waits)

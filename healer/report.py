@@ -15,8 +15,17 @@ from healer.host import clock, holds
 from healer.incident import words
 from healer.ledger.writer import Ledger
 from healer.records import Record
+from healer.safeswitch import trial
 from healer.safeswitch.probation import probation_left_ms
-from healer.status import AgentStatus, DeploymentStatus, LastCrash, LedgerStatus, Status
+from healer.safeswitch.state import DeploymentState
+from healer.status import (
+    AgentStatus,
+    DeploymentStatus,
+    GateStatus,
+    LastCrash,
+    LedgerStatus,
+    Status,
+)
 from healer.watchdog.health import Outcome
 
 log = logging.getLogger(__name__)
@@ -154,6 +163,23 @@ def _last_crash(crash: Record | None) -> LastCrash | None:
     )
 
 
+def _gate(name: str, known: DeploymentState) -> GateStatus:
+    failing = known.failing.get(name)
+    if failing is not None:
+        return GateStatus(state="failed", detail=failing.detail)
+    return GateStatus(state="passed" if name in known.passed else "unknown")
+
+
+def _trial() -> str | None:
+    going = trial.under_way()
+    if going is None:
+        return None
+    if going.phase != "waiting" or going.until_ms is None:
+        return f"{going.target} is {going.phase}"
+    left_us = max(0, going.until_ms - clock.uptime_ms()) * 1000
+    return f"{words.duration(left_us)} left to confirm it: healer safeswitch confirm"
+
+
 def _deployment(
     decisions: Decisions, systems: Systems, safe_switch_off: str | None, now: Instant
 ) -> DeploymentStatus:
@@ -170,15 +196,9 @@ def _deployment(
         probation_left_s=None if left_ms is None else left_ms // 1000,
         switching=systems.switching,
         safe_switch=f"off: {safe_switch_off}" if safe_switch_off else "on",
-        gates={
-            gate.name: "passed"
-            if gate.name in known.passed
-            else "failed"
-            if gate.name in known.failing
-            else "unknown"
-            for gate in decisions.config.safe_switch.gates
-        },
+        gates={gate.name: _gate(gate.name, known) for gate in decisions.config.safe_switch.gates},
         waiting_for=known.waiting_for,
         known_goods=known.known_goods,
         condemned=tuple(sorted(known.condemned)),
+        trial=_trial(),
     )

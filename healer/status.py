@@ -46,11 +46,19 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     gave_up: str | None = None
 
 
+class GateStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a gate stands, and for one that fails, what was seen."""
+
+    state: Literal["passed", "failed", "unknown"]
+    detail: str | None = None
+
+
 class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The running system; ``safe_switch`` is ``on`` or ``off: reason``.
 
     ``gates`` says how each stands, or stood when its probation ended, ``waiting_for`` what keeps
-    it from being known-good; ``known_goods`` are in the order in which they became so.
+    it from being known-good; ``known_goods`` are in the order in which they became so. ``trial``
+    says in words that the system is on trial.
     """
 
     toplevel: str | None
@@ -60,10 +68,11 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     probation_left_s: int | None
     switching: bool
     safe_switch: str
-    gates: dict[str, Literal["passed", "failed", "unknown"]] = {}
+    gates: dict[str, GateStatus] = {}
     waiting_for: str | None = None
     known_goods: tuple[str, ...] = ()
     condemned: tuple[str, ...] = ()
+    trial: str | None = None
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -187,7 +187,7 @@ def _lines(deployment: "DeploymentStatus", going: "Trial | None") -> "Iterator[s
     if deployment.waiting_for is not None:
         yield f"             {deployment.waiting_for}"
     for name, gate in sorted(deployment.gates.items()):
-        yield f"gate:        {name} {gate}"
+        yield f"gate:        {name} {gate.state}" + (f": {gate.detail}" if gate.detail else "")
     if going is not None:
         left = _trial(going)["confirm_left_s"]
         yield f"on trial:    {going.target}"

@@ -95,7 +95,7 @@ def _problems(status: "Status") -> Iterator[str]:
             yield f"agent {name} fails its health check {', '.join(sorted(failing))}"
         if agent.incident is not None:
             yield f"agent {name} has an open incident: healer incident {agent.incident}"
-    failed = [gate for gate, state in status.deployment.gates.items() if state == "failed"]
+    failed = [gate for gate, known in status.deployment.gates.items() if known.state == "failed"]
     if failed:
         yield f"the deployment fails its gate {', '.join(sorted(failed))}: healer safeswitch status"
     if status.drift:
@@ -205,8 +205,10 @@ def _deployment(status: "Status") -> Iterator[str]:
         yield from _field("", "a switch-to-configuration is under way")
     if deployment.known_good != deployment.toplevel:
         yield from _field("known-good", toplevel(deployment.known_good))
+    if deployment.trial is not None:
+        yield from _field("on trial", deployment.trial)
     if deployment.gates:
-        states = [f"{gate} {state}" for gate, state in sorted(deployment.gates.items())]
+        states = [f"{name} {gate.state}" for name, gate in sorted(deployment.gates.items())]
         yield from _field("gates", ", ".join(states))
     yield from _field("SafeSwitch", deployment.safe_switch)
 

@@ -23,7 +23,7 @@ from typing import Any
 from healer.config import Config
 from healer.config.reader import YamlError, parse
 from healer.errors import RefusedError
-from healer.host import clock, nix
+from healer.host import clock, known_good, nix
 from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
@@ -192,12 +192,13 @@ def _judge(target: str) -> _Judge:
 def check_generation(intent: Entry, profile: Path) -> None:
     """Refuse a target that is no generation of the profile, or that root did not ask for."""
     target = str(intent.data["target"])
-    links = profile.parent.glob(f"{profile.name}-*-link")
-    if target not in {str(link.resolve()) for link in links}:
+    try:
+        known_good.find(target, profile)
+    except RefusedError as error:
         raise RefusedError(
             f"{target} is neither known-good nor a generation of {profile}; to run what was never "
             "deployed: healer safeswitch run"
-        )
+        ) from error
     grants.redeem(intent)
 
 

@@ -22,10 +22,10 @@ import msgspec
 
 from healer.errors import HealerError, RefusedError
 from healer.files import write_atomically
-from healer.host import clock, nix
+from healer.host import activation, clock, nix
+from healer.host.activation import Activated
 from healer.ledger.entry import Entry
 from healer.safeswitch import rollback
-from healer.safeswitch.switching import Switched, switch
 from healer.safeswitch.watching import Watch
 
 UNIT = "healer-trial.service"
@@ -196,7 +196,7 @@ def settle(trial: Trial) -> None:
 
 
 def _switch(trial: Trial) -> None:
-    done = _switch_to(trial, trial.target, "test")
+    done = _activate(trial, trial.target, "test")
     running = _running(trial)
     if running == trial.source and done.code in _UNCHANGED:
         trial.finish(ok=False, detail=f"{running} still runs: {done.words}")
@@ -235,7 +235,7 @@ def _keep(trial: Trial) -> None:
     """Make the target the system that boots."""
     try:
         nix.run_nix_env("--profile", trial.profile, "--set", trial.target)
-        done = _switch_to(trial, trial.target, "boot")
+        done = _activate(trial, trial.target, "boot")
         if done.code != 0:
             raise RefusedError(done.words)
     except HealerError as error:
@@ -257,7 +257,7 @@ def _return(trial: Trial) -> None:
         if _running(trial) not in {trial.target, trial.source}:
             trial.finish(ok=False, detail=f"{trial.why}; but {_running(trial)} runs since")
             return
-        said = _switch_to(trial, trial.source, "test").words
+        said = _activate(trial, trial.source, "test").words
         if _running(trial) == trial.source:
             trial.finish(ok=False, detail=f"{trial.why}; {trial.source} runs again")
             return
@@ -268,8 +268,8 @@ def _return(trial: Trial) -> None:
     )
 
 
-def _switch_to(trial: Trial, toplevel: str, action: str) -> Switched:
-    return switch(toplevel, action, trial.timeout_sec)
+def _activate(trial: Trial, toplevel: str, action: str) -> Activated:
+    return activation.activate(toplevel, action, trial.timeout_sec)
 
 
 def _wait_for_lock(trial: Trial) -> None:

@@ -81,6 +81,7 @@ def test_a_trial_that_is_confirmed(container: Boot) -> None:
     assert (trial["target"], trial["source"], trial["phase"]) == (new, old, "waiting")
     assert 0 < trial["confirm_left_s"] <= 600
     assert f"on trial:    {new}" in machine.succeed("healer safeswitch status")
+    machine.wait_until_succeeds("healer status | grep 'left to confirm it'", timeout=30)
     for link in ("target", "source"):
         machine.succeed(f"nix-store --gc --print-roots | grep healer-trial-{link}")
     machine.wait_until_succeeds("healer safeswitch confirm", timeout=60)
@@ -399,6 +400,25 @@ def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
     assert where(machine) == (runs, runs, runs)
     assert trial_outcome(machine)["ok"] is not goes_back
     machine.wait_until_succeeds("! systemctl is-active killer", timeout=60)
+    assert_intact(machine)
+
+
+def test_going_back_by_hand_to_another_kernel(container: Boot) -> None:
+    """No live switch can do that: the system boots next, and whoever asked is told at once."""
+    machine = container(system={**gated("old"), "kernel": "6.6"})
+    old = machine.current_system()
+    new = machine.deploy({**gated("new"), "kernel": "6.12"}, how="boot")
+    machine.reboot()
+    machine.wait_for_unit("healer.service")
+    assert where(machine) == (new, new, new)
+    done, out = ask(machine, f"rollback --to {old}")
+    assert done, out
+    assert f"{old} is the system that boots next (another kernel)" in out
+    assert where(machine) == (new, old, old)
+    machine.reboot()
+    machine.wait_for_unit("healer.service")
+    assert where(machine) == (old, old, old)
+    assert wait_for_entry(machine, "action.outcome", action="rollback")["data"]["ok"]
     assert_intact(machine)
 
 

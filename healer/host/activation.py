@@ -13,14 +13,14 @@ _SAID_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Switched:
+class Activated:
     """How it ended: its exit code, None where it had to be killed, and what it said last."""
 
     code: int | None
     words: str
 
 
-def switch(toplevel: str, action: str, timeout_sec: float) -> Switched:
+def activate(toplevel: str, action: str, timeout_sec: float) -> Activated:
     """Run ``switch-to-configuration ACTION``; one that hangs is killed with all it started.
 
     It waits for jobs without a timeout of its own, and holds the lock for as long.
@@ -36,7 +36,7 @@ def switch(toplevel: str, action: str, timeout_sec: float) -> Switched:
                 start_new_session=True,
             )
         except OSError as error:
-            return Switched(None, f"{command[0]} cannot be run: {error.strerror}")
+            return Activated(None, f"{command[0]} cannot be run: {error.strerror}")
         try:
             code: int | None = process.wait(timeout_sec)
         except subprocess.TimeoutExpired:
@@ -50,4 +50,6 @@ def switch(toplevel: str, action: str, timeout_sec: float) -> Switched:
     lines = [line.strip() for line in output[-_SAID_BYTES:].splitlines() if line.strip()]
     said = "; ".join(lines[-_SAID_LINES:])
     how = f"exited with {code}" if code is not None else f"did not end within {timeout_sec:g} s"
-    return Switched(code, f"switch-to-configuration {action} {how}" + (f": {said}" if said else ""))
+    return Activated(
+        code, f"switch-to-configuration {action} {how}" + (f": {said}" if said else "")
+    )

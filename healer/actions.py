@@ -26,6 +26,8 @@ _RETRY_SEC = 1.0
 _TRIAL_POLL_SEC = 0.5
 # What only healer's memory has to know.
 _RECORDED_ONLY = frozenset({"condemn", "forgive"})
+# What answers the crashes of an agent, and only these.
+_FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
 # How long a helper is kept ready after the last crash.
@@ -103,6 +105,8 @@ async def carry_out(
         if attempt:
             await asyncio.sleep(_RETRY_SEC)
         try:
+            if (why := await _has_held(intent, config, unit_state)) is not None:
+                return Done(False, why)
             if intent.data["action"] == "rollback":
                 done = await _roll_back(intent, config, standby, waits)
             elif intent.data["action"] == "try":
@@ -120,6 +124,29 @@ async def carry_out(
             continue
         return done
     return done
+
+
+async def _has_held(intent: Entry, config: Config, unit_state: UnitStates) -> str | None:
+    """Say that the agent whose crashes an intent answers is well again, before anything is done.
+
+    Between the two healer may have been down, or the host too busy to answer.
+    """
+    data = intent.data
+    agent = config.agents.get(data.get("agent") or "")
+    if agent is None or data["action"] not in _FOR_CRASHES or data.get("asked_by") is not None:
+        return None
+    going_back = data["action"] == "rollback"
+    if intent.boot != clock.boot_id() or (going_back and rollback.has_begun(intent)):
+        return None
+    try:
+        unit = await unit_state(agent.unit)
+    except HostUnavailableError:
+        if going_back:  # needs no bus, and may be what brings it back
+            return None
+        raise
+    if unit is None or not unit.has_held(agent.stable_sec, clock.uptime_ms()):
+        return None
+    return f"{agent.unit} has been up for {agent.stable_sec:g} s: there is nothing to answer"
 
 
 async def _roll_back(

@@ -214,16 +214,19 @@ class Daemon:
             self._reload_config()
         systems = self._look_at_systems()
         await self._recorder.look_at_stamps(self._alive)
-        await self._look_at_units(systems)
         if await self._recorder.look_at_journal(self._alive):
             self._wake.set()
+        # Last, and nothing is waited for between this and the decisions: whoever crashed while
+        # healer was away may be well again.
+        await self._look_at_units(systems)
         self._look_at_clock()
         self._look_at_ledger()
         if self._safe_switch_off is None:
             judging = self._decisions.deployment.on_probation
             trouble = self._environment.look() if judging else None
-            self._record(self._decisions.on_tick(self._units.states, systems, clock.now(), trouble))
-            self._record(self._decisions.on_boot(self._units.states, systems, clock.now()))
+            states, fresh, now = self._units.states, self._units.fresh, clock.now()
+            self._record(self._decisions.on_tick(states, systems, now, trouble, fresh))
+            self._record(self._decisions.on_boot(states, systems, clock.now()))
             self._look_whether_up()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))

@@ -156,10 +156,12 @@ class Decisions:
         systems: Systems,
         now: Instant,
         environment: Collection[str] | None = None,
+        fresh: Collection[str] | None = None,
     ) -> list[Record]:
         """Answer the passing of time; ``environment`` says what is wrong with the host.
 
-        Before a reboot that is under way nothing is begun.
+        ``fresh`` names the units whose states are not older than their last recorded ends; None
+        means all. Before a reboot that is under way nothing is begun.
         """
         if any(state.ladder.pending == "reboot" for state in self.agents.values()):
             return []
@@ -171,7 +173,8 @@ class Decisions:
         config = self.config
         gates = [gate.name for gate in config.safe_switch.gates]
         unsafe = [name for name, agent in config.agents.items() if not agent.rollback_safe]
-        facts = Facts(systems, unready, gates, environment, unsafe)
+        unsure = [name for name in unready if fresh is not None and not self._is_in(fresh, name)]
+        facts = Facts(systems, unready, gates, environment, unsafe, unsure)
         return self._apply(
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
         )
@@ -194,7 +197,10 @@ class Decisions:
     def escalate(
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant
     ) -> list[Record]:
-        """Climb the ladder for agents in a crash loop, once SafeSwitch was asked (``on_tick``)."""
+        """Climb the ladder for agents in a crash loop, once SafeSwitch was asked (``on_tick``).
+
+        ``units`` holds those states only that are not older than the units' last recorded ends.
+        """
         records: list[Record] = []
         for name, state in list(self.agents.items()):
             if state.ladder.is_still or (declared := self.config.agents.get(name)) is None:
@@ -227,6 +233,10 @@ class Decisions:
             rolling_back=self.deployment.rolling_back,
             switching=systems.switching,
         )
+
+    def _is_in(self, units: Collection[str], name: str) -> bool:
+        agent = self.config.agents.get(name)
+        return agent is not None and agent.unit in units
 
     def _unready(
         self, units: Mapping[str, UnitState], now: Instant, *, up_is_enough: bool = False

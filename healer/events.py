@@ -154,6 +154,10 @@ class UnitState:
         """Whether systemd will not start it again by itself."""
         return self.active_state in {"failed", "inactive"}
 
+    def has_held(self, stable_sec: float, now_ms: int) -> bool:
+        """Whether the run that is up has been so for ``stable_sec``."""
+        return self.running and now_ms - self.active_enter_ms >= stable_sec * 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Instant:

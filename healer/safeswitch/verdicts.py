@@ -34,6 +34,8 @@ class Facts:
     ``unready`` names each agent that does not hold the probation's gate, and why; ``gates`` the
     gates that the owner declares; ``environment`` says in words what is wrong with the host, None
     if nobody looked, and ``unsafe`` names the agents that declare that they cannot be rolled back.
+    ``unsure`` names those of which it is not known how they are now: they may be well again, as
+    after a time in which healer was down or off the bus, and are accused of nothing yet.
     """
 
     systems: Systems
@@ -41,6 +43,7 @@ class Facts:
     gates: Collection[str] = ()
     environment: Collection[str] | None = None
     unsafe: Collection[str] = ()
+    unsure: Collection[str] = ()
 
 
 def decide(
@@ -117,7 +120,11 @@ def _judgements(
         return [Judgement(None, None, None, reason, None, (reason,), state.served_ms)]
     strict = state.redeployed and config.condemned == "zero-tolerance"
     names = attribution.accused(state, agents, facts.unready, strict=strict)
-    found = [attribution.judge(state, agents, name, facts.unready, strict=strict) for name in names]
+    found = [
+        attribution.judge(state, agents, name, facts.unready, strict=strict)
+        for name in names
+        if name not in facts.unsure
+    ]
     found += attribution.failed_gates(state, config, facts.gates)
     return sorted(found, key=lambda judgement: judgement.against is not None)
 
@@ -218,7 +225,8 @@ def _observe(
         recovered = {"toplevel": observed.target, "from": observed.source, **data}
         yield Record(now, "deployment.recovered", recovered, observed.incident)
         return
-    if observed.agent is not None and attribution.accused(at, agents, [observed.agent]):
+    sure = [] if observed.agent in {None, *facts.unsure} else [str(observed.agent)]
+    if sure and attribution.accused(at, agents, sure):
         failing = f"{observed.agent} crashes again and again under the known-good as well"
     elif after_ms < max(_OBSERVE_MS, config.probation_sec * 1000):
         return

@@ -183,13 +183,18 @@ def decide(
         yield from _end_of_quarantine(ladder, ladder.held, common, incident, unit, host, now)
     elif ladder.spent is not None and agent.escalation.enable:
         busy = host.switching and _within(ladder.spent.at, now, _PATIENCE_MS)
-        if not busy and not host.rolling_back:
+        if not busy and not host.rolling_back and _is_unwell(agent, unit, now):
             yield _step(ladder, ladder.spent, agent, common, incident, host, now)
 
 
 def reboots_in_a_day(reboots: tuple[Instant, ...], now: Instant) -> int:
     """Count the reboots within 24 hours of the clock's time; those from the future count too."""
     return sum(now.time_us - reboot.time_us < _DAY_US for reboot in reboots)
+
+
+def _is_unwell(agent: Agent, unit: UnitState | None, now: Instant) -> bool:
+    """Whether the agent is known not to have held since: it may have crashed long ago."""
+    return unit is not None and not unit.has_held(agent.stable_sec, now.uptime_ms)
 
 
 def _step(
@@ -315,7 +320,7 @@ def _came_of(ladder: Ladder, record: Record) -> Ladder:
     if ladder.pending == "release":
         return _released(done, record)
     done = replace(done, answered=record.at)
-    if ladder.pending == "quarantine":
+    if ladder.pending == "quarantine" and intent is not None:
         return replace(done, held=Held(intent, record.at, ladder.pending_until_ms, data["ok"]))
     if ladder.pending == "give-up":
         last = GivenUp(intent, record.at, ladder.pending_reason, data["ok"], data["detail"])

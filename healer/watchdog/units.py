@@ -50,7 +50,8 @@ class Units:
         self._bus = SystemBus(self._unit_changed, self.all_changed)
         self._deaths = Deaths(on_death)
         self._connected = False
-        self._dirty: set[str] = set()
+        # In the order of their turn: in a storm those at the end are asked for too.
+        self._dirty: dict[str, None] = {}
         # What was asked for last before an end was recorded, or before the bus was away.
         self._stale = set(declared)
         self._checked = 0
@@ -94,9 +95,9 @@ class Units:
         self._texts.flush()
         if not self._connected:
             return
-        for unit in sorted(self._dirty & self._declared)[:_AT_ONCE]:
+        for unit in [unit for unit in self._dirty if unit in self._declared][:_AT_ONCE]:
             # Before asking: what happens meanwhile marks it again.
-            self._dirty.discard(unit)
+            self._dirty.pop(unit, None)
             self._stale.discard(unit)
             try:
                 state = await self._bus.unit_state(unit)
@@ -105,7 +106,7 @@ class Units:
                 self.mark(unit)
                 return
             self._take(unit, state)
-        if self._dirty & self._declared:
+        if self._dirty.keys() & self._declared:
             self._on_change(False)
 
     async def reconcile(self) -> None:
@@ -121,9 +122,10 @@ class Units:
             log.warning("%s; asking again", error)
             return
         known = {unit: state.sub_state for unit, state in self.states.items()}
-        self._dirty |= {unit for unit in self._declared if listed.get(unit) != known.get(unit)}
         ordered = sorted(self._declared)
-        self._dirty |= set(ordered[self._checked : self._checked + _IN_TURN])
+        in_turn = ordered[self._checked : self._checked + _IN_TURN]
+        changed = [unit for unit in ordered if listed.get(unit) != known.get(unit)]
+        self._dirty |= dict.fromkeys([*changed, *in_turn])
         self._checked += _IN_TURN
         if self._checked >= len(ordered):
             self._checked = 0
@@ -138,12 +140,12 @@ class Units:
 
     def mark(self, unit: str) -> None:
         """Have the next ``refresh`` ask for this unit, one of whose ends was recorded."""
-        self._dirty.add(unit)
+        self._dirty.setdefault(unit)
         self._stale.add(unit)
 
     def all_changed(self) -> None:
         """Have the next ``refresh`` ask for every unit."""
-        self._dirty |= self._declared
+        self._dirty |= dict.fromkeys(sorted(self._declared))
         self._stale |= self._declared
         self._on_change(True)
 
@@ -178,7 +180,7 @@ class Units:
             log.warning("unit %s does not exist; is the agent's option `unit` right?", unit)
 
     def _unit_changed(self, unit: str, changed: Mapping[str, Any]) -> None:
-        self._dirty.add(unit)
+        self._dirty.setdefault(unit)
         if "InvocationID" in changed:
             self._texts.begin(unit, bytes(changed["InvocationID"]).hex())
         self._texts.note(unit, changed.get("StatusText", ""))

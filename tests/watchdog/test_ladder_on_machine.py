@@ -25,6 +25,18 @@ while not pathlib.Path("/run/break").exists():
 sys.exit(3)
 """
 
+# Crashes in its first six runs, and is well after that.
+SHAKY = """\
+import os, pathlib, sys, time
+
+state = pathlib.Path(os.environ["STATE_DIRECTORY"]) / "runs"
+runs = int(state.read_text()) + 1 if state.exists() else 1
+state.write_text(str(runs))
+if runs <= 6:
+    sys.exit(3)
+time.sleep(1000000)
+"""
+
 
 def host(escalation: dict[str, Any], **more: Any) -> dict[str, Any]:
     worker = agent(
@@ -167,4 +179,27 @@ def test_a_person_ends_a_quarantine_and_holds_for_longer(container: Boot) -> Non
     assert main_pid(machine, "worker.service") != pid
     timers = machine.succeed("systemctl list-timers --all --no-legend 'healer-release-*'")
     assert timers == "", "a hold that is over leaves its timer behind"
+    assert_intact(machine)
+
+
+def test_who_is_well_again_when_healer_can_see_is_left_alone(container: Boot) -> None:
+    """healer was down in the crash loop, and comes back before the bus does."""
+    machine = container(system=system({"worker": agent()}, label="good"))
+    known_good(machine)
+    off = "/run/systemd/system/healer.service.d/off.conf"
+    machine.write_file(off, "[Unit]\nConditionPathExists=!/run/off\n")
+    machine.succeed("touch /run/off", "systemctl daemon-reload", "systemctl stop healer")
+    shaky = agent("shaky", stateDirectory="shaky", escalation={"enable": True})
+    spec = system({"worker": shaky}, label="shaky", etc={"agents/shaky.py": SHAKY})
+    deployed = machine.deploy(spec, status={0, 4})
+    machine.wait_until_succeeds("test $(cat /var/lib/shaky/runs) = 7", timeout=60)
+    machine.sleep(3)
+    dbus = "dbus.socket dbus.service"
+    machine.succeed(f"rm /run/off; systemctl mask --runtime --now {dbus}", "systemctl start healer")
+    wait_for_entry(machine, "agent.crash-loop", agent="worker")
+    machine.sleep(3)
+    machine.succeed(f"systemctl unmask --runtime {dbus}", "systemctl start dbus.socket")
+    wait_for_entry(machine, "deployment.known-good", toplevel=deployed)
+    assert steps(machine) == ["promote", "promote"]
+    assert len(entries(machine, "agent.crash")) == 6
     assert_intact(machine)

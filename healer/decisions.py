@@ -244,15 +244,17 @@ class Decisions:
         """Name each agent that keeps the running deployment from being known-good, or from being
         up at all.
 
-        An agent that ended for good under an earlier deployment is none of this one's doing.
+        An agent that ended for good under an earlier deployment is none of this one's doing; one
+        that was given up, and is held back since, is no sign of a bad boot.
         """
         for name, declared in self.config.agents.items():
             state, unit = self.agent(name), units.get(declared.unit)
             stable_ms = 0 if up_is_enough else declared.stable_sec * 1000
             if state.incident is not None:
                 yield name, "has crashed and is not stable yet"
-            elif state.ladder.gave_up is not None and not self._rests(name, state):
-                yield name, "was given up"
+            elif state.ladder.gave_up is not None:
+                if not up_is_enough and not self._rests(name, state):
+                    yield name, "was given up"
             elif unit is None:
                 yield name, f"has no unit {declared.unit}"
             elif unit.active_state == "activating":

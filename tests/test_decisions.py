@@ -504,3 +504,17 @@ def test_nobody_is_blamed_before_it_is_known_how_the_agent_is_now() -> None:
 
     assert decide(["db.service"]) == []
     assert decide(["db.service", "web.service"]) == ["rollback"]
+
+
+def test_an_agent_that_was_given_up_is_no_sign_of_a_bad_boot() -> None:
+    history = Histories()
+    for _ in range(4):
+        history.crash("web", times=3, runtime=10)
+        history.a_step_ends(ok=True)
+        history.time_passes(400)
+    assert history.decisions.agent("web").ladder.gave_up is not None
+    assert not any(r.data.get("action") == "promote" for r in history.ledger)
+    history.reboot(None)
+    history.time_passes(1)
+    up = history.decisions.on_boot(history.host.units, history.systems(), history.host.now())
+    assert [record.type for record in up] == ["host.up"]

@@ -1,0 +1,135 @@
+"""healer stopped, hung, out of memory, off the bus: it comes back, and nothing was lost."""
+
+from tests.conftest import Boot
+from tests.machine.agents import (
+    agent,
+    assert_intact,
+    entries,
+    kill_and_wait,
+    losses,
+    main_pid,
+    running_pid,
+    system,
+    wait_for_entry,
+    wait_for_new_pid,
+    wait_until_all_are_recorded,
+)
+from tests.machine.local import LocalMachine
+
+
+def booted(boot: Boot) -> tuple[LocalMachine, int]:
+    """Boot a machine with one agent; return it, and the daemon's PID, once it looks at it."""
+    machine = boot(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    wait_for_entry(machine, "restarts.counted")
+    return machine, main_pid(machine, "healer.service")
+
+
+def kill_thrice(machine: LocalMachine) -> None:
+    for _ in range(3):
+        kill_and_wait(machine, "worker.service")
+
+
+def assert_complete(machine: LocalMachine, crashes: int) -> None:
+    """Each crash is recorded, once, and none is called lost."""
+    assert wait_until_all_are_recorded(machine) == crashes
+    assert losses(machine, "restarts") == []
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+
+
+def test_stopped_for_longer_than_its_watchdog_allows(container: Boot) -> None:
+    machine, healer = booted(container)
+    machine.succeed(f"kill -STOP {healer}")
+    kill_thrice(machine)
+    wait_for_new_pid(machine, "healer.service", healer)
+    assert "watchdog" in machine.succeed("journalctl _PID=1 UNIT=healer.service")
+    assert_complete(machine, 3)
+
+
+def test_stopped_for_a_moment(container: Boot) -> None:
+    machine, healer = booted(container)
+    machine.succeed(f"kill -STOP {healer}")
+    kill_thrice(machine)
+    machine.succeed(f"kill -CONT {healer}")
+    assert_complete(machine, 3)
+    assert main_pid(machine, "healer.service") == healer
+
+
+def test_hung_in_its_loop(container: Boot) -> None:
+    machine, healer = booted(container)
+    # Whoever opens a FIFO to read it waits for a writer: here the loop, for ever.
+    fifo = f"/run/healer/stamps/worker.service.{'0' * 32}.stop"
+    machine.succeed(f"mkfifo -m 644 {fifo}")
+    machine.wait_until_succeeds(f"grep -E 'fifo|partner' /proc/{healer}/wchan", timeout=30)
+    machine.succeed(f"rm {fifo}")
+    kill_thrice(machine)
+    wait_for_new_pid(machine, "healer.service", healer)
+    assert "watchdog" in machine.succeed("journalctl _PID=1 UNIT=healer.service")
+    assert_complete(machine, 3)
+
+
+def test_off_the_bus(container: Boot) -> None:
+    machine, healer = booted(container)
+    machine.succeed("systemctl stop dbus.socket dbus.service")
+    machine.wait_until_succeeds("journalctl -u healer | grep 'does not answer'", timeout=60)
+    kill_thrice(machine)
+    # Stamps need no bus.
+    assert wait_until_all_are_recorded(machine) == 3
+    machine.succeed("systemctl start dbus.socket dbus.service")
+    kill_and_wait(machine, "worker.service")
+    assert_complete(machine, 4)
+    assert main_pid(machine, "healer.service") == healer
+
+
+def test_a_bus_that_hangs(container: Boot) -> None:
+    machine, healer = booted(container)
+    bus = main_pid(machine, "dbus.service")
+    machine.succeed(f"kill -STOP {bus}")
+    kill_thrice(machine)
+    machine.wait_until_succeeds("journalctl -u healer | grep 'does not answer'", timeout=60)
+    assert wait_until_all_are_recorded(machine) == 3
+    machine.succeed(f"kill -CONT {bus}")
+    kill_and_wait(machine, "worker.service")
+    assert_complete(machine, 4)
+    assert main_pid(machine, "healer.service") == healer
+
+
+def test_a_storm_in_which_systemd_and_the_bus_restart(container: Boot) -> None:
+    loop = {
+        "command": ["/bin/sh", "-c", "sleep 0.2; exit 3"],
+        "crashLoop": {"maxCrashes": 1000, "windowSec": 1, "earlyDeathSec": 0},
+    }
+    names = [f"loop-{n}" for n in range(5)]
+    agents = dict.fromkeys(names, loop)
+    machine = container()
+    machine.deploy(system(agents), status={0, 4})
+    healer = running_pid(machine, "healer.service")
+    for disturbance in ("systemctl daemon-reexec", "systemctl kill -s KILL dbus.service") * 3:
+        machine.succeed(disturbance)
+        machine.wait_until_succeeds("systemctl is-active healer", timeout=60)
+        machine.sleep(1)
+    units = " ".join(f"{name}.service" for name in names)
+    machine.succeed(f"systemctl stop {units}")
+    for name in names:
+        # Each run ended, and each run but the first was a restart.
+        restarts = int(machine.succeed(f"systemctl show -P NRestarts {name}"))
+        assert restarts >= 10
+        runs = (
+            f'healer ledger show --json | grep -E \'"type": "agent.(crash|stopped|exit)"\''
+            f' | grep -c \'"agent": "{name}"\''
+        )
+        machine.wait_until_succeeds(f"test $({runs}) = {restarts + 1}", timeout=120)
+    assert losses(machine, "restarts") == []
+    assert main_pid(machine, "healer.service") == healer
+    assert_intact(machine)
+
+
+def test_out_of_memory(vm: Boot) -> None:
+    machine, healer = booted(vm)
+    machine.succeed("systemctl set-property --runtime healer.service MemoryMax=8M")
+    wait_for_new_pid(machine, "healer.service", healer)
+    kill_thrice(machine)
+    machine.succeed("systemctl set-property --runtime healer.service MemoryMax=infinity")
+    assert "oom-kill" in machine.succeed("journalctl _PID=1 UNIT=healer.service")
+    assert_complete(machine, 3)
+    assert [e["data"]["class"] for e in entries(machine, "agent.crash")] == ["signal"] * 3

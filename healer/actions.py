@@ -15,7 +15,7 @@ import msgspec
 from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
-from healer.helper import CarryOut, RemoveStamps, Reply, Request, TellUp
+from healer.helper import CarryOut, Measure, RemoveStamps, Reply, Request, TellUp
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rebooting, rollback, trial
@@ -30,6 +30,7 @@ _RECORDED_ONLY = frozenset({"condemn", "forgive"})
 _FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
+_MEASURE_SEC = 300.0
 # How long a helper is kept ready after the last crash.
 _STANDBY_SEC = 60.0
 RETRY_REMOVAL_SEC = 10.0
@@ -51,6 +52,7 @@ class Done:
     running: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
     waiting: str | None = None
+    figures: dict[str, int] = field(default_factory=dict)
 
 
 class Standby:
@@ -206,6 +208,14 @@ async def remove_stamps(names: list[str], config: Config) -> Done:
         return Done(False, f"the helper does not answer: {error or type(error).__name__}")
 
 
+async def measure(before: str, after: str, config: Config) -> dict[str, int]:
+    """Have root measure how two toplevels differ; empty where that cannot be known."""
+    try:
+        return (await _done(Measure(before, after), config, _MEASURE_SEC)).figures
+    except (OSError, TimeoutError, msgspec.MsgspecError):
+        return {}
+
+
 async def tell_up(config: Config) -> None:
     """Have root begin the count of boots anew, however long it takes until its helper answers."""
     while True:
@@ -246,4 +256,4 @@ async def _ask(request: Request, connection: _Connection) -> Done:
         reply = msgspec.json.decode(await stream.readline(), type=Reply)
     finally:
         writer.close()
-    return Done(reply.ok, reply.detail, reply.running, reply.steps, reply.waiting)
+    return Done(reply.ok, reply.detail, reply.running, reply.steps, reply.waiting, reply.figures)

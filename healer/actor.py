@@ -75,6 +75,16 @@ class Actor:
         """Have a helper ready: the deployment may be blamed at the next crash."""
         self._spawn(self._standby.prepare(self._decisions.config))
 
+    def measure(self, activated: Record) -> None:
+        """Have a deployment measured against the one before it, in its own time."""
+        self._spawn(self._measure(activated))
+
+    async def _measure(self, activated: Record) -> None:
+        data = {key: activated.data[key] for key in ("toplevel", "previous")}
+        figures = await actions.measure(data["previous"], data["toplevel"], self._decisions.config)
+        if figures:
+            self._record([Record(clock.now(), "deployment.closure", {**data, **figures})])
+
     def tell_up(self) -> None:
         """Tell root that the host has come up."""
         self._spawn(actions.tell_up(self._decisions.config))

@@ -30,7 +30,7 @@ from healer.host.environment import Environment
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
-from healer.safeswitch import booting
+from healer.safeswitch import booting, sticking
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.probing import Prober
@@ -92,6 +92,7 @@ class Daemon:
         self._ledger_trouble: str | None = None
         self._reload = False
         self._switching = False
+        self._held: sticking.Held | None = None
         self._safe_switch_off = self._why_safe_switch_is_off()
 
     @property
@@ -179,6 +180,8 @@ class Daemon:
                 self._actor.begin(record, future)
             elif record.type == "agent.crash":
                 self._expect_rollback()
+            elif record.type == "deployment.activated" and record.data["kind"] == "switch":
+                self._actor.measure(record)
         return written
 
     def _expect_rollback(self) -> None:
@@ -238,7 +241,14 @@ class Daemon:
         if activated or (self._switching and not systems.switching):
             self._ask_reload()
         self._switching = systems.switching
+        self._look_at_lock(systems)
         return systems
+
+    def _look_at_lock(self, systems: Systems) -> None:
+        held, now = sticking.look(self._held, clock.now(), switching=systems.switching), clock.now()
+        limit = self._config.safe_switch.lock_timeout_sec
+        self._held, told = sticking.tell(held, limit, lambda: nix.lock_holder(nix.SWITCH_LOCK), now)
+        self._record(told)
 
     def _look_whether_up(self) -> None:
         """Tell root and boot-complete.target, once, that the host has come up in this boot."""

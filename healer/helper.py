@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, holds, known_good, nix, power, stamps
+from healer.host import clock, closure, holds, known_good, nix, power, stamps
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -58,13 +59,21 @@ class TellUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """
 
 
-Request = CarryOut | RemoveStamps | TellUp
+class Measure(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request to measure how two toplevels differ. It needs no intent: it changes nothing."""
+
+    before: str
+    after: str
+
+
+Request = CarryOut | RemoveStamps | TellUp | Measure
 
 
 class Reply(msgspec.Struct, frozen=True):
     """What became of it; ``running`` is the active toplevel where that matters.
 
     ``steps`` holds milliseconds by step. ``waiting`` says what it waits for that is not done yet.
+    ``figures`` holds what was measured.
     """
 
     ok: bool
@@ -72,6 +81,7 @@ class Reply(msgspec.Struct, frozen=True):
     running: str | None = None
     steps: dict[str, int] = {}
     waiting: str | None = None
+    figures: dict[str, int] = {}
 
 
 def serve(config: Config) -> None:
@@ -107,6 +117,11 @@ def _answer(config: Config, line: bytes) -> Reply:
     if isinstance(request, TellUp):
         booting.forget()
         return Reply(True, "the host is up")
+    if isinstance(request, Measure):
+        nix.check_toplevel(request.before)
+        nix.check_toplevel(request.after)
+        figures = asdict(closure.between(request.before, request.after))
+        return Reply(True, f"measured {request.after}", figures=figures)
     intent = signed_intent(config, request.intent)
     return _VERBS[str(intent.data["action"])](config, intent)
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 # `healer status` takes an older file for a sign that healer does not run.
 _REPEAT_MS = 10_000
+_CRITICAL = frozenset({"agent.gave-up", "boot.rolled-back", "rollback.staged", "switch.stuck"})
 # However fast things change, saying so takes at most this part of one core.
 _PART = 10
 
@@ -49,7 +50,7 @@ def one_line(record: Record) -> str:
 
 def level(record: Record) -> int:
     """Return the priority of that line: what needs a person is critical."""
-    return logging.CRITICAL if record.type == "agent.gave-up" else logging.INFO
+    return logging.CRITICAL if record.type in _CRITICAL else logging.INFO
 
 
 class Publisher:

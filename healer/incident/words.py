@@ -281,6 +281,11 @@ def _observed(data: Data) -> str:
     return text(data, "agent") or f"the gate {text(data, 'gate')}"
 
 
+def _bytes(data: Data, key: str) -> str:
+    value = data.get(key)
+    return size(value) if isinstance(value, int) else "?"
+
+
 def _generic(kind: str, data: Data) -> str:
     return " ".join([kind, *(f"{printable(key)}={text(data, key)}" for key in sorted(data))])
 
@@ -344,6 +349,15 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "boot.rolled-back": lambda d: (
         f"{toplevel(d.get('from'))} was rolled back in the boot, to {toplevel(d.get('target'))}: "
         f"{text(d, 'reason')}"
+    ),
+    "deployment.closure": lambda d: (
+        f"{toplevel(d.get('toplevel'))} has {text(d, 'added')} store paths more and "
+        f"{text(d, 'removed')} fewer than {toplevel(d.get('previous'))}: "
+        f"+{_bytes(d, 'bytes_added')}, -{_bytes(d, 'bytes_removed')}"
+    ),
+    "switch.stuck": lambda d: (
+        f"a switch-to-configuration holds its lock for {milliseconds(d, 'held_ms')}: "
+        f"{text(d, 'holder')}; nothing can be deployed until it ends"
     ),
     "rollback.staged": lambda d: text(d, "detail"),
     "safeswitch.verdict": lambda d: (

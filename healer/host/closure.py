@@ -1,0 +1,48 @@
+"""How two toplevels differ as a whole: the store paths that each needs, and their sizes."""
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from healer.errors import RefusedError
+
+# Store paths of one command line; the kernel takes some 2 MB of arguments.
+_PATHS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """Store paths that are only in the one or only in the other, and the bytes of these (NAR)."""
+
+    added: int
+    removed: int
+    bytes_added: int
+    bytes_removed: int
+
+
+def between(before: str, after: str) -> Closure:
+    """Compare what two toplevels need. Needs root where there is no Nix daemon.
+
+    RefusedError when Nix does not know one of them.
+    """
+    old, new = (set(_nix_store("--requisites", [toplevel])) for toplevel in (before, after))
+    added, removed = new - old, old - new
+    return Closure(len(added), len(removed), _size(added), _size(removed))
+
+
+def _size(paths: Iterable[str]) -> int:
+    return sum(int(size) for size in _nix_store("--size", paths))
+
+
+def _nix_store(query: str, paths: Iterable[str]) -> Iterator[str]:
+    program = shutil.which("nix-store")
+    if program is None:
+        raise RefusedError("nix-store is not on the PATH of healer-helper@.service")
+    ordered = sorted(paths)
+    for first in range(0, len(ordered), _PATHS):
+        command = [program, "--query", query, *ordered[first : first + _PATHS]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RefusedError(f"nix-store --query {query}: {done.stderr.strip()}")
+        yield from done.stdout.split()

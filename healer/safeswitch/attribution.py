@@ -86,10 +86,12 @@ def judge(
     objections = list(_objections(state, agents, name, unready))
     if usual and not strict:
         objections.insert(0, "its own baseline explains as many")
-    count = "a crash" if len(crashes) == 1 else "crashes"
-    reason = state.looped.get(name) or f"{count} beyond its own baseline"
+    reason = state.looped.get(name) or "crashes beyond its own baseline"
     if strict:
+        count = "a crash" if len(crashes) == 1 else "crashes"
         reason = f"{count} under a deployment that was condemned before"
+    elif name not in state.looped and not state.baseline(name).is_warm(state.good_ms):
+        reason = "as many crashes as its budget allows"
     evidence = [
         f"{len(crashes)} of its crashes were of runs that started under this deployment",
         _change(state, name),

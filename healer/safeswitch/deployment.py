@@ -202,6 +202,9 @@ def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
     agent = record.data["agent"]
     if state.on_probation and _told_of_environment(state, agent):
         state = _begin_evidence_anew(state, agent)
+    if agent in state.unwell_before:
+        # What made agents crash before this deployment is over.
+        state = replace(_begin_evidence_anew(state, agent), unwell_before=frozenset())
     return replace(
         state,
         unwell={name: times for name, times in state.unwell.items() if name != agent},
@@ -215,8 +218,7 @@ def _told_of_environment(state: DeploymentState, agent: str) -> bool:
     if len(crashes) < _LOOPING:
         return False
     unchanged = state.change_of(agent) == "same" and not state.shared
-    own_word = crashes[-1].temporary or crashes[-1].starved
-    return unchanged or own_word or agent in state.unwell_before
+    return unchanged or crashes[-1].temporary or crashes[-1].starved
 
 
 def _troubled(state: DeploymentState, record: Record) -> DeploymentState:

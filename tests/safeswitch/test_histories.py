@@ -1,0 +1,223 @@
+"""Invented histories of deployments: what must hold whatever comes between what.
+
+Crashes of every kind, deployments on top of each other, reboots with and without a word, healer
+killed between any two records, rollbacks that fail or that somebody overtakes, gates, a host in
+trouble, and a person who meddles.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from healer.records import Record
+from tests.safeswitch.judged import HOUR, Judged
+
+TOPLEVELS = [f"/nix/store/{letter}-nixos" for letter in "gbcd"]
+# A person seldom condemns what was good, or there would be nothing to go back to.
+MEDDLED = [*TOPLEVELS[1:], *TOPLEVELS[1:], *TOPLEVELS]
+NAMES = ("db", "web", "mail")
+GATE = "port"
+PROBATION_MS = 300_000
+DAY_MS = 86_400_000
+A_DAY = 2
+
+
+class DeploymentHistories(RuleBasedStateMachine):
+    """One host, and anything that can happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = {"max_rollbacks_per_day": A_DAY, "condemned": "zero-tolerance"}
+        self.host = Judged(NAMES, (GATE,), options)
+
+    @rule(
+        toplevel=st.sampled_from(TOPLEVELS),
+        changed=st.sets(st.sampled_from(NAMES)),
+        shared=st.booleans(),
+        known=st.booleans(),
+    )
+    def deploy(self, toplevel: str, changed: set[str], shared: bool, known: bool) -> None:
+        inputs = ("systemd",) if shared else ()
+        self.host.deploy(toplevel, *sorted(changed), shared=inputs, known=known)
+
+    @initialize(hours=st.sampled_from([48, 0]))
+    def begin(self, hours: float) -> None:
+        """Begin with a system that has been known-good for long, or for no time at all."""
+        host = self.host
+        host.keep(host.decisions.on_gate(GATE, True, "listens", host.now()))
+        host.promoted()
+        host.sec += hours * HOUR
+        host.look()
+
+    @rule(toplevel=st.sampled_from(TOPLEVELS), name=st.sampled_from(NAMES), times=st.integers(3, 6))
+    def deploy_a_bad_one(self, toplevel: str, name: str, times: int) -> None:
+        self.host.deploy(toplevel, name)
+        self.host.crash(name, times=times)
+
+    @rule(seconds=st.sampled_from([1, 100]))
+    def a_switch_takes_its_time(self, seconds: int) -> None:
+        self.host.switching = True
+        self.host.after(seconds)
+        self.host.switching = False
+        self.host.look()
+
+    @rule(
+        names=st.sets(st.sampled_from(NAMES), min_size=1),
+        times=st.integers(1, 6),
+        after=st.sampled_from([1, 20, 70]),
+        status=st.sampled_from(["1", "1", "1", "75"]),
+    )
+    def crash(self, names: set[str], times: int, after: int, status: str) -> None:
+        self.host.crash(*sorted(names), times=times, after=after, status=status)
+
+    @rule(name=st.sampled_from(NAMES), times=st.integers(1, 5), oom=st.integers(0, 1))
+    def starve(self, name: str, times: int, oom: int) -> None:
+        self.host.starve(name, times, oom)
+
+    @rule(seconds=st.sampled_from([1, 61, 320, 7000]))
+    def time_passes(self, seconds: int) -> None:
+        self.host.after(seconds)
+
+    @rule(words=st.sampled_from(["there is no space left on /var", ""]))
+    def trouble(self, words: str) -> None:
+        self.host.trouble = [words] if words else []
+        self.host.look()
+
+    @rule(ok=st.booleans())
+    def gate(self, ok: bool) -> None:
+        host = self.host
+        host.keep(host.decisions.on_gate(GATE, ok, "because", host.now()))
+        host.look()
+
+    @rule(cleanly=st.booleans())
+    def reboot(self, cleanly: bool) -> None:
+        if cleanly:
+            self.host.tell([Record(self.host.now(), "healer.stopped", {"reason": "reboot"})])
+        self.host.reboot()
+
+    @rule()
+    def healer_is_killed(self) -> None:
+        self.host.restart_healer()
+
+    @precondition(lambda self: self.host.rolls_back())
+    @rule()
+    def a_rollback_has_switched_but_told_nothing_yet(self) -> None:
+        intent = self.host.open_intent()
+        assert intent is not None
+        if self.host.current == intent.data["from"]:
+            self.host.deploy(intent.data["target"], *NAMES)
+
+    @precondition(lambda self: self.host.open_intent() is not None)
+    @rule(works=st.booleans())
+    def an_action_ends(self, works: bool) -> None:
+        """Root's helper does what it was told, if nobody came before it, or fails."""
+        host, intent = self.host, self.host.open_intent()
+        assert intent is not None
+        data = intent.data
+        expected = {data["target"], data.get("from", data["target"])}
+        host.comes_of_it(works and host.current in expected)
+
+    @precondition(lambda self: self.host.open_intent() is None)
+    @rule(verb=st.sampled_from(["condemn", "forgive"]), toplevel=st.sampled_from(MEDDLED))
+    def a_person_judges(self, verb: str, toplevel: str) -> None:
+        self.host.ask(verb, target=toplevel)
+
+    @precondition(lambda self: self.host.open_intent() is None)
+    @rule(toplevel=st.sampled_from(TOPLEVELS))
+    def a_person_rolls_back(self, toplevel: str) -> None:
+        self.host.ask("rollback", **{"target": toplevel, "from": self.host.current})
+
+    @invariant()
+    def what_healer_believes_to_run_runs(self) -> None:
+        assert self.host.decisions.deployment.current == self.host.current
+
+    @invariant()
+    def rollbacks_keep_to_their_bounds(self) -> None:
+        running: str | None = None
+        goods: list[str] = []
+        answered = False
+        elapsed_ms, last = 0, None
+        rollbacks: list[int] = []
+        before: Record | None = None
+        for record in self.host.ledger:
+            data = record.data
+            if last is not None and record.at.boot == last.boot:
+                elapsed_ms += record.at.uptime_ms - last.uptime_ms
+            last = record.at
+            if record.type == "deployment.activated" and data["toplevel"] != running:
+                running, answered = data["toplevel"], False
+            elif record.type == "deployment.known-good":
+                assert data["toplevel"] == running
+                goods = [*(good for good in goods if good != data["toplevel"]), data["toplevel"]]
+            elif record.type == "deployment.condemned":
+                goods = [good for good in goods if good != data["toplevel"]]
+            elif record.type == "action.intent" and "asked_by" not in data:
+                assert before is not None
+                assert before.type == "safeswitch.verdict"
+                assert before.data["toplevel"] == running
+                if data["action"] == "rollback":
+                    assert before.data["verdict"] == "unhealthy"
+                    assert before.data["evidence"]
+                    assert data["from"] == running
+                    assert data["target"] == goods[-1] != running
+                    assert not answered
+                    answered = True
+                    rollbacks = [at for at in rollbacks if elapsed_ms - at < DAY_MS]
+                    rollbacks.append(elapsed_ms)
+                    assert len(rollbacks) <= A_DAY
+                else:
+                    assert before.data["verdict"] == "healthy"
+                    assert data["target"] == running
+            before = record
+
+    @invariant()
+    def promotion_is_earned(self) -> None:
+        """No known-good without the probation's time, in which no gate failed."""
+        served_ms, running, last = 0, None, None
+        for record in self.host.ledger:
+            data = record.data
+            if last is not None and record.at.boot == last.boot:
+                served_ms += record.at.uptime_ms - last.uptime_ms
+            last = record.at
+            if record.type == "deployment.activated" and data["toplevel"] != running:
+                served_ms, running = 0, data["toplevel"]
+            elif record.type == "gate.failed":
+                served_ms = 0
+            elif record.type == "action.intent" and data["action"] == "promote":
+                assert served_ms >= PROBATION_MS
+
+    @invariant()
+    def each_rollback_is_observed_to_one_end(self) -> None:
+        kinds = {"deployment.recovered", "deployment.refuted"}
+        ends = [record.data for record in self.host.ledger if record.type in kinds]
+        ok = [
+            record
+            for record in self.host.ledger
+            if record.type == "action.outcome"
+            and record.data["action"] == "rollback"
+            and record.data["ok"]
+        ]
+        assert len(ends) <= len(ok)
+
+    def teardown(self) -> None:
+        """Leave the host alone, with all well: everything comes to its end, and soon."""
+        host = self.host
+        host.trouble = []
+        for _ in range(12):
+            host.keep(host.decisions.on_gate(GATE, True, "listens", host.now()))
+            host.after(330)
+            if host.open_intent() is not None:
+                self.an_action_ends(works=True)
+        state = host.decisions.deployment
+        assert host.open_intent() is None
+        assert state.pending is None
+        assert state.observation is None
+        if state.on_probation:
+            assert host.verdict()[0] == "inconclusive"
+            assert "it is condemned" in host.verdict()[1]
+
+
+DeploymentHistories.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None
+)
+TestDeploymentHistories = DeploymentHistories.TestCase

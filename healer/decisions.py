@@ -105,7 +105,8 @@ class Decisions:
             if name is None:
                 continue
             count = self.counts.get(name)
-            ended = self.agent(name).has_ended(now.boot, state.invocation)
+            # What runs had not ended when systemd was asked.
+            ended = not state.running and self.agent(name).has_ended(now.boot, state.invocation)
             if count is None or count.boot != now.boot:
                 new[name] = counting.first_count(state, ended=ended)
                 continue

@@ -7,11 +7,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
-from signal import Signals
 from typing import Any
 from urllib.parse import urlsplit
 
-from healer.config import schema
+from healer.config import restarting, schema
 from healer.config.problem import Problem, option_path
 
 # systemd.unit(5): a prefix, then `@` and an instance for a template, in these characters; at most
@@ -32,9 +31,6 @@ _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # Also a file name: systemd.exec(5), "Credentials".
 _CREDENTIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
-_REALTIME = re.compile(r"SIGRT(MIN(\+([0-9]|[12][0-9]|30))?|MAX(-([0-9]|[12][0-9]|30))?)")
-# systemd does not grow a delay of zero, and rounds what is below a microsecond to it.
-_MIN_GROWING_SEC = 0.001
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 _PATTERN_MAX = 1000
 
@@ -56,27 +52,6 @@ def between(agents: Mapping[str, schema.Agent]) -> Iterator[Problem]:
                 f"is {agent.unit[:64]!a}, which {option_path('agents', first)} supervises already",
                 "remove one of the two",
             )
-
-
-def _groups(config: schema.Config) -> Iterator[Problem]:
-    """Judge the groups by the agents that they name."""
-    groups: dict[str, str] = {}
-    for name, group in config.groups.items():
-        option = f"{option_path('groups', name)}.agents"
-        if not group.agents:
-            yield Problem(option, "is empty", "name agents, or remove the group")
-        for agent in group.agents:
-            if agent not in config.agents:
-                yield Problem(
-                    option, f"names {agent[:64]!a}, which is no agent", "declare it, or remove it"
-                )
-            elif agent in groups:
-                yield Problem(
-                    option,
-                    f"names {agent}, which {option_path('groups', groups[agent])} names already",
-                    "have each agent once, in one group",
-                )
-            groups.setdefault(agent, name)
 
 
 def _absolute(path: str, option: str) -> Iterator[Problem]:
@@ -114,81 +89,6 @@ def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
                 "give each check of an agent a name of its own",
             )
         seen.add(check.name)
-
-
-def _restart(restart: schema.Restart, path: str) -> Iterator[Problem]:
-    policy, delay = restart.policy, restart.delay_sec
-    if policy == "immediate" and delay != 0:
-        yield Problem(
-            f"{path}.delaySec",
-            f"is {delay:g}, but the policy is immediate",
-            "write 0, or choose the policy exponential or conditional",
-        )
-    if policy == "exponential" and delay < _MIN_GROWING_SEC:
-        yield Problem(
-            f"{path}.delaySec",
-            f"is {delay:g}, and a delay that starts at 0 cannot grow",
-            f"write at least {_MIN_GROWING_SEC:g}, or choose the policy immediate",
-        )
-    if _backs_off(restart) and delay > restart.max_delay_sec:
-        yield Problem(
-            f"{path}.delaySec",
-            f"is {delay:g}, more than maxDelaySec ({restart.max_delay_sec:g})",
-            "lower delaySec or raise maxDelaySec",
-        )
-    if policy == "conditional" and not restart.rules:
-        yield Problem(
-            f"{path}.rules",
-            "is empty, but the policy is conditional",
-            "add a rule, or choose the policy immediate or never",
-        )
-    if policy != "conditional" and restart.rules:
-        yield Problem(
-            f"{path}.rules",
-            f"has rules, but the policy is {policy}",
-            "choose the policy conditional, or remove the rules",
-        )
-    yield from _contradictions(restart, path)
-
-
-def _backs_off(restart: schema.Restart) -> bool:
-    actions = {restart.otherwise, *(rule.action for rule in restart.rules)}
-    return restart.policy == "exponential" or "backoff" in actions
-
-
-def _contradictions(restart: schema.Restart, path: str) -> Iterator[Problem]:
-    answers: dict[int | str, str] = {}
-    for index, rule in enumerate(restart.rules):
-        after = "" if rule.delay_sec is None else f" after {rule.delay_sec:g} s"
-        answer = f"{rule.action}{after}"
-        ends: tuple[int | str, ...] = (*rule.exit_codes, *rule.signals, *rule.classes)
-        for end in ends:
-            if answers.setdefault(end, answer) != answer:
-                yield Problem(
-                    f"{path}.rules[{index}]",
-                    f"says {answer} for {end}, an earlier rule says {answers[end]}",
-                    "keep one of the two",
-                )
-
-
-def _rule(rule: schema.Rule, path: str) -> Iterator[Problem]:
-    if not rule.exit_codes and not rule.signals and not rule.classes:
-        yield Problem(
-            path, "has neither exitCodes nor signals nor classes", "add one, or remove the rule"
-        )
-    if rule.delay_sec is not None and rule.action != "restart":
-        yield Problem(
-            f"{path}.delaySec",
-            f"is {rule.delay_sec:g}, but the action is {rule.action}",
-            "remove it, or write the action restart",
-        )
-    for index, name in enumerate(rule.signals):
-        if name not in Signals.__members__ and not _REALTIME.fullmatch(name):
-            yield Problem(
-                f"{path}.signals[{index}]",
-                f"is {name[:64]!a}, which is no signal",
-                "write a name of signal(7), such as SIGTERM",
-            )
 
 
 def _named(check: schema.Check | schema.GateBase, path: str) -> Iterator[Problem]:
@@ -391,7 +291,7 @@ def _window(window: schema.RebootWindow, path: str) -> Iterator[Problem]:
 
 
 def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
-    yield from _groups(config)
+    yield from restarting.groups(config)
     if config.package is not None:
         yield from _absolute(config.package, "package")
     yield from _absolute(config.state_dir, "stateDir")
@@ -408,23 +308,15 @@ def _config(config: schema.Config, _path: str) -> Iterator[Problem]:
             "is true, but safeSwitch.enable is false, so no system is ever known to be good",
             "write false, or enable safeSwitch",
         )
-    for name, agent in config.agents.items():
-        if config.safe_switch.enable:
-            break
-        for index, rule in enumerate(agent.restart.rules):
-            if rule.action == "rollback":
-                yield Problem(
-                    f"{option_path('agents', name)}.restart.rules[{index}].action",
-                    "is rollback, but safeSwitch.enable is false",
-                    "write another action, or set safeSwitch.enable to true",
-                )
+    if not config.safe_switch.enable:
+        yield from restarting.rollbacks(config)
 
 
 _RULES: dict[type[schema.Section], Callable[[Any, str], Iterator[Problem]]] = {
     schema.Config: _config,
     schema.Agent: _agent,
-    schema.Restart: _restart,
-    schema.Rule: _rule,
+    schema.Restart: restarting.policy,
+    schema.Rule: restarting.rule,
     schema.HttpCheck: _http,
     schema.TcpCheck: _tcp,
     schema.ListenCheck: _listen,

@@ -26,6 +26,7 @@ def run(rounds: int = 30) -> Report:
         "bare": BARE,
         "supervised": HEALER,
         "supervised-dynamic": "healer, DynamicUser",
+        "supervised-untold": "healer, lastCrash = false",
         "bare-dynamic": "systemd RestartSec=0, DynamicUser",
         "bare-100ms": "systemd RestartSec=100ms",
         "bare-start": "systemd + start stamp",
@@ -44,6 +45,7 @@ def run(rounds: int = 30) -> Report:
     agents = {
         "supervised": agent("supervised"),
         "supervised-dynamic": agent("supervised-dynamic", user=None),
+        "supervised-untold": agent("supervised-untold", lastCrash=False),
     }
     with machine("restart", with_peers=True) as box:
         # The stamps as the unit has them, for the units that have only one of them.

@@ -49,21 +49,55 @@ let
   tells =
     agent: if agent.lastCrash != null then agent.lastCrash else !agent.adopt && canWrap agent;
 
-  # Below /run; the agent's own first runtime directory, if it has one.
-  runtimeDirectory =
+  # Where the file is, and what makes that place. A RuntimeDirectory= costs each start a part of a
+  # millisecond: it is for where nothing cheaper will do.
+  place =
     name: agent:
     let
       own = concatMap words (toList (agent.serviceConfig.RuntimeDirectory or [ ]));
+      inherit (agent) serviceConfig;
+      # What is in one of these may not be written, or not be there.
+      confined = any (setting: serviceConfig ? ${setting}) [
+        "InaccessiblePaths"
+        "PrivateTmp"
+        "ProtectSystem"
+        "ReadOnlyPaths"
+        "TemporaryFileSystem"
+      ];
+      runtime = below: made: {
+        file = "/run/${below}/${fileName}";
+        tmpfiles = [ ];
+        settings = made;
+      };
     in
-    if own == [ ] || agent.adopt then
-      "healer-agents/${name}"
+    if own != [ ] && !agent.adopt then
+      runtime (elemAt (match "([^:]*).*" (head own)) 0) { }
+    else if agent.adopt || confined then
+      runtime "healer-agents/${name}" {
+        RuntimeDirectory = "healer-agents/${name}";
+        RuntimeDirectoryMode = "0700";
+      }
+    # A dynamic user has a /tmp of its own (systemd.exec(5)).
+    else if agent.user == null && serviceConfig.DynamicUser or true == true then
+      {
+        file = "/tmp/${fileName}";
+        tmpfiles = [ ];
+        settings = { };
+      }
     else
-      elemAt (match "([^:]*).*" (head own)) 0;
-  directory = name: agent: "/run/${runtimeDirectory name agent}";
+      let
+        user = if agent.user == null then serviceConfig.User or "root" else agent.user;
+      in
+      {
+        file = "/run/healer-agents/${name}/${fileName}";
+        tmpfiles = [ "d /run/healer-agents/${name} 0700 ${user} root -" ];
+        settings = { };
+      };
+  fileName = "last-crash.json";
   crumb = agent: if agent.breadcrumb == null then "" else agent.breadcrumb;
   teller =
     name: agent:
-    "${shell} ${script} %n ${quote (directory name agent)} ${quote (crumb agent)}";
+    "${shell} ${script} %n ${quote (place name agent).file} ${quote (crumb agent)}";
 in
 {
   inherit canWrap tells;
@@ -85,25 +119,20 @@ in
         # The journal would name the shell.
         SyslogIdentifier = baseNameOf program;
       }
-      // (
-        if agent.serviceConfig ? RuntimeDirectory then
-          { }
-        else
-          {
-            RuntimeDirectory = runtimeDirectory name agent;
-            RuntimeDirectoryMode = "0700";
-          }
-      );
+      // (place name agent).settings;
+
+  # Lines of tmpfiles.d(5).
+  tmpfiles = name: agent: if tells agent then (place name agent).tmpfiles else [ ];
 
   # The same of an adopted unit, whose command is its own.
   adopted =
     name: agent:
     if tells agent then
       {
-        environment.HEALER_LAST_CRASH = "${directory name agent}/last-crash.json";
+        environment.HEALER_LAST_CRASH = (place name agent).file;
         serviceConfig = {
           RuntimeDirectory = toList (agent.serviceConfig.RuntimeDirectory or [ ]) ++ [
-            (runtimeDirectory name agent)
+            (place name agent).settings.RuntimeDirectory
           ];
           ExecStartPre = [ (teller name agent) ] ++ toList (agent.serviceConfig.ExecStartPre or [ ]);
         };

@@ -1,7 +1,7 @@
-# sh THIS UNIT DIRECTORY BREADCRUMB [COMMAND…], as the agent's own user, in its sandbox: tell the
+# sh THIS UNIT FILE BREADCRUMB [COMMAND…], as the agent's own user, in its sandbox: tell the
 # agent how its last run ended, if that was a crash, and become COMMAND with $HEALER_LAST_CRASH. For
 # an adopted unit there is no command: the file alone. PID 1 starts it, also while healer is dead.
-# Without a DIRECTORY it is the end of a run, and the breadcrumb goes into the agent's journal, where
+# Without a FILE it is the end of a run, and the breadcrumb goes into the agent's journal, where
 # healer finds it: nobody but the agent may open that file, which it can make a link to anything.
 # Shell builtins only, of busybox: it is on the restart path. The variables are the agent's: this
 # script's own are those of a subshell.
@@ -61,26 +61,14 @@ tell() (
   umask 077
   newline='
 '
-  start= stop= time= runtime_ms=
-  while IFS='=' read -r key value; do
-    case $key in
-      invocation) invocation=$value ;;
-      class) class=$value ;;
-      code) code=$value ;;
-      status) status=$value ;;
-      start) start=$value ;;
-      stop) stop=$value ;;
-      time) time=$value ;;
-      runtime_ms) runtime_ms=$value ;;
-      in_a_row) in_a_row=$value ;;
-    esac
-  done <"/run/healer/last/$1"
+  # Assignments, of nothing but letters, digits and signs: stamp-stop.sh has seen to that.
+  . "/run/healer/last/$1"
   breadcrumb "$3"
   crumb=$json
   status_text "/run/healer/status-texts/$1"
   printf '{"class":"%s","code":"%s","status":"%s","time":%s,"runtime_ms":%s,"in_a_row":%s,"status_text":%s,"breadcrumb":%s,"invocation":"%s"}\n' \
     "$class" "$code" "$status" "${time:-null}" "${runtime_ms:-null}" "$in_a_row" "$json" "$crumb" \
-    "$invocation" >"$2/last-crash.json"
+    "$invocation" >"$2"
 )
 
 if [ -z "$2" ]; then
@@ -88,7 +76,7 @@ if [ -z "$2" ]; then
   exit 0
 fi
 if [ -s "/run/healer/last/$1" ] && tell "$1" "$2" "$3"; then
-  HEALER_LAST_CRASH=$2/last-crash.json
+  HEALER_LAST_CRASH=$2
   export HEALER_LAST_CRASH
 else
   unset HEALER_LAST_CRASH

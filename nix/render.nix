@@ -514,5 +514,7 @@ in
     "d ${defaults.runtimeDir}/stamps 0755 root root -"
     "d ${defaults.runtimeDir}/holds 0755 root root -"
     "d ${defaults.runtimeDir}/last 0755 root root -"
-  ];
+    "d /run/healer-agents 0755 root root -"
+  ]
+  ++ concatMap (name: lastCrash.tmpfiles name cfg.agents.${name}) (attrNames cfg.agents);
 }

@@ -62,11 +62,9 @@ if [ -n "$start_uptime" ]; then
 fi
 if [ -n "$class" ]; then
   if [ -r "$last" ] && [ "${runtime_ms:-0}" -lt "$stable_ms" ]; then
-    while IFS='=' read -r key value; do
-      [ "$key" = in_a_row ] && in_a_row=$value
-    done <"$last"
+    IFS='=' read -r _ in_a_row <"$last"
   fi
-  in_a_row=$((in_a_row + 1))
+  in_a_row=$((${in_a_row:-0} + 1))
 fi
 
 answer= delay_ms= asked=
@@ -91,12 +89,13 @@ if [ "${count:-0}" -lt 1000 ]; then
     memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
     asked "$asked" end 1 >"$stamp.stop"
 fi
-# What the agent's next run is told of this one, by last-crash.sh.
+# What the agent's next run is told of this one, by last-crash.sh: a script of assignments, so that
+# nothing may be in it that a shell would see as anything else.
 if [ $in_a_row -gt 0 ]; then
   printf '%s=%s\n' \
-    invocation "$INVOCATION_ID" class "$class" code "$EXIT_CODE" status "$EXIT_STATUS" \
+    in_a_row "$in_a_row" invocation "$INVOCATION_ID" class "$class" code "$EXIT_CODE" status "$EXIT_STATUS" \
     start "${start_uptime%.*}${start_uptime#*.}" stop "${stop_uptime%.*}${stop_uptime#*.}" \
-    time "$EPOCHREALTIME" runtime_ms "$runtime_ms" in_a_row "$in_a_row" >"$last"
+    time "$EPOCHREALTIME" runtime_ms "$runtime_ms" >"$last"
 elif [ -s "$last" ]; then
   : >"$last"
 fi

@@ -228,23 +228,35 @@ WRAPPED = 'shell = "/dash"; lastCrashScript = "/tell"; '
     [
         (
             'command = [ "/bin/x" "a b" ];',
-            ('/dash /tell %n "/run/healer-agents/a" "" "/bin/x" "a b"', "x", "healer-agents/a"),
+            ('/dash /tell %n "/tmp/last-crash.json" "" "/bin/x" "a b"', "x", None),
         ),
         (
             'command = "/bin/x --flag"; breadcrumb = "doing"; stateDirectory = "a";',
             (
-                '/dash /tell %n "/run/healer-agents/a" "doing" /bin/x --flag',
+                '/dash /tell %n "/tmp/last-crash.json" "doing" /bin/x --flag',
                 "x",
-                "healer-agents/a",
+                None,
             ),
         ),
         (
             'command = "-+/bin/x ;x"; serviceConfig.RuntimeDirectory = [ "r:l s" "t" ];',
-            ('-+/dash /tell %n "/run/r" "" /bin/x ;x', "x", ["r:l s", "t"]),
+            ('-+/dash /tell %n "/run/r/last-crash.json" "" /bin/x ;x', "x", ["r:l s", "t"]),
         ),
         (
             'command = "/bin/x"; serviceConfig.SyslogIdentifier = "me";',
-            ('/dash /tell %n "/run/healer-agents/a" "" /bin/x', "me", "healer-agents/a"),
+            ('/dash /tell %n "/tmp/last-crash.json" "" /bin/x', "me", None),
+        ),
+        (
+            'command = "/bin/x"; user = "root";',
+            ('/dash /tell %n "/run/healer-agents/a/last-crash.json" "" /bin/x', "x", None),
+        ),
+        (
+            'command = "/bin/x"; user = "root"; serviceConfig.ProtectSystem = "strict";',
+            (
+                '/dash /tell %n "/run/healer-agents/a/last-crash.json" "" /bin/x',
+                "x",
+                "healer-agents/a",
+            ),
         ),
         # Nothing can be put in front of these.
         ('command = "@x y";', ("@x y", None, None)),
@@ -266,7 +278,7 @@ def test_an_adopted_agent_is_told_if_it_is_asked_for() -> None:
     text = "{ agents.a = { adopt = true; lastCrash = %s; breadcrumb = %s; }; }"
     told = render(text % ("true", '"doing"'), WRAPPED)["services"]["a"]
     assert told["serviceConfig"]["ExecStartPre"] == [
-        '/dash /tell %n "/run/healer-agents/a" "doing"'
+        '/dash /tell %n "/run/healer-agents/a/last-crash.json" "doing"'
     ]
     assert told["serviceConfig"]["RuntimeDirectory"] == ["healer-agents/a"]
     assert told["serviceConfig"]["ExecStopPost"][1] == '-/dash /tell %n "" "doing"'

@@ -77,7 +77,7 @@ def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None
     invocation = machine.succeed("systemctl show -P InvocationID worker").strip()
 
     second = end(machine, "3")
-    assert second["path"] == "/run/healer-agents/worker/last-crash.json"
+    assert second["path"] == "/tmp/last-crash.json"
     crash = second["told"]
     assert (crash["class"], crash["code"], crash["status"]) == ("exit", "exited", "3")
     assert crash["invocation"] == invocation
@@ -153,7 +153,7 @@ def test_every_kind_of_agent_is_told(container: Boot) -> None:
         assert told(machine, name)["told"] is None
     for name, directory in (
         ("asroot", "/run/healer-agents/asroot"),
-        ("text", "/run/healer-agents/text"),
+        ("text", "/tmp"),
         ("own", "/run/mine"),
         ("queue", "/run/healer-agents/queue"),
     ):

@@ -14,7 +14,7 @@ from healer.errors import HealerError, HostUnavailableError, RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from healer.safeswitch.trial import Trial
+    from healer.safeswitch.deadman import Trial
     from healer.status import DeploymentStatus
 
 DEFAULT_CONFIRM_SEC = 120

@@ -27,7 +27,7 @@ from healer.host import clock, known_good, nix
 from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
-from healer.safeswitch.trial import Trial
+from healer.safeswitch.deadman import Trial
 
 _CONFIG = Path("etc/healer/config.yaml")
 _SPACE = 1024 * 1024
@@ -52,6 +52,9 @@ def try_out(config: Config, intent: Entry) -> str:
     if config.package is None:
         raise RefusedError("config: package is null, so there is no program for the trial's unit")
     systems, user, judge = nix.systems(profile), pwd.getpwnam("healer"), _judge(target)
+    if systems.current == target:
+        # A trial goes back to what ran before it: there would be nothing to go back to.
+        raise RefusedError(f"{target} runs already")
     trial.begin(
         Trial(
             leaf=intent.leaf,
@@ -84,12 +87,11 @@ def _take_up(begun: Trial) -> str:
 def confirm(intent: Entry) -> str:
     """Have the trial's system kept, and wait for that; raises RefusedError where it cannot be."""
     going = _going(intent)
-    waiting = [name for name, state in going.gates.items() if state != "passed"]
     if going.phase != "waiting":
         raise RefusedError(f"{going.target} cannot be confirmed: it is {going.phase}")
-    if waiting:
+    if going.not_passed:
         raise RefusedError(
-            f"{going.target} cannot be confirmed yet: {', '.join(sorted(waiting))} has not passed"
+            f"{going.target} cannot be confirmed yet: {', '.join(going.not_passed)} has not passed"
         )
     trial.say(going, keep=True, said=str(intent.data["reason"]))
     return _came_of(going, kept=True)
@@ -135,8 +137,9 @@ def check_possible(target: str, profile: Path) -> None:
         raise RefusedError(f"{running.target} is on trial: confirm it, or roll back, first")
     if nix.is_locked(nix.SWITCH_LOCK):
         raise RefusedError(f"another switch is under way: it holds {nix.SWITCH_LOCK}")
-    if _is_active(UNIT):
-        raise RefusedError(f"another switch is under way: {UNIT} is active")
+    for unit in (UNIT, trial.UNIT):
+        if _is_active(unit):
+            raise RefusedError(f"another switch is under way: {unit} is active")
     _check_space(target, profile)
 
 

@@ -14,9 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -25,7 +23,8 @@ from healer.files import write_atomically
 from healer.host import activation, clock, nix
 from healer.host.activation import Activated
 from healer.ledger.entry import Entry
-from healer.safeswitch import rollback
+from healer.safeswitch import deadman, rollback
+from healer.safeswitch.deadman import Step, Trial, Word
 from healer.safeswitch.watching import Watch
 
 UNIT = "healer-trial.service"
@@ -34,72 +33,6 @@ _WORD = rollback.PROGRESS_DIR / "trial-word.json"
 _ROOTS = Path("/nix/var/nix/gcroots")
 _POLL_SEC = 0.2
 _ATTEMPTS = 3
-# switch-to-configuration's exit codes that say that nothing was changed: a check failed, the lock
-# is held, a reboot is needed.
-_UNCHANGED = frozenset({1, 11, 100})
-_ACTIVATION_FAILED = 2
-
-
-@dataclass(slots=True)
-class Trial:
-    """How far a trial is; the file that holds it is readable by everybody.
-
-    It is of one intent, by the hash of its entry, and of one boot. ``package`` is the healer that
-    carries it; ``judge`` is the one that watches the gates of ``config``, as the user ``uid``.
-    ``until_ms`` is when it goes back, in milliseconds since boot, and ``why`` says why.
-    """
-
-    leaf: str
-    boot: str
-    target: str
-    source: str
-    profile: str
-    profile_before: str | None
-    confirm_sec: int
-    timeout_sec: float
-    package: str
-    judge: str
-    config: str
-    uid: int
-    gid: int
-    phase: Literal["switching", "waiting", "keeping", "returning", "done"] = "switching"
-    until_ms: int | None = None
-    gates: dict[str, str] = field(default_factory=dict)
-    why: str = ""
-    ok: bool = False
-    detail: str = ""
-    running: str | None = None
-
-    def write(self) -> None:
-        """Write the file, durably; a full disk does not keep the system from going back."""
-        try:
-            write_atomically(PATH, msgspec.json.encode(self), 0o644)
-        except OSError as error:
-            print(f"healer trial: cannot write {PATH}: {error.strerror}", file=sys.stderr)
-
-    def finish(self, *, ok: bool, detail: str) -> None:
-        """End the trial, and say what came of it."""
-        self.phase, self.ok, self.detail = "done", ok, detail
-        self.running = _running(self)
-        self.write()
-        _WORD.unlink(missing_ok=True)
-        for link in _links():
-            link.unlink(missing_ok=True)
-        print(f"healer trial: {detail}", file=sys.stderr, flush=True)
-
-    def goes_back(self, why: str) -> None:
-        """Have the next step go back."""
-        self.phase, self.why = "returning", why
-        self.write()
-        print(f"healer trial: goes back: {why}", file=sys.stderr, flush=True)
-
-
-class Word(msgspec.Struct, frozen=True):
-    """What a person said of the trial of this intent."""
-
-    leaf: str
-    keep: bool
-    said: str
 
 
 def read() -> Trial | None:
@@ -134,7 +67,7 @@ def begin(trial: Trial) -> None:
     try:
         start(trial)
     except RefusedError as error:
-        trial.finish(ok=False, detail=str(error))
+        _take(trial, Step("done", str(error)))
         raise
 
 
@@ -186,86 +119,94 @@ def run() -> None:
 
 def settle(trial: Trial) -> None:
     """End a trial that a reboot or a power cut came upon, by what runs now. Needs root."""
-    running, profile = _running(trial), nix.systems(Path(trial.profile)).profile
-    if running == profile == trial.target:
-        trial.finish(ok=True, detail=f"it was confirmed, and the host booted {running}")
-        return
-    if profile == trial.target and trial.profile_before is not None:
-        nix.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
-    trial.finish(ok=False, detail=f"the host was booted in the trial; {running} runs")
+    systems = nix.systems(Path(trial.profile))
+    step = deadman.booted(trial, systems.current, systems.profile)
+    if not step.ok and systems.profile == trial.target:
+        _restore_profile(trial)
+    _take(trial, step)
+
+
+def _take(trial: Trial, step: Step) -> None:
+    """Go to the next phase, on disk before anything is done in it."""
+    trial.phase = step.phase
+    if step.phase == "waiting":
+        trial.until_ms = clock.uptime_ms() + trial.confirm_sec * 1000
+    elif step.phase == "returning":
+        trial.why = step.words
+    elif step.phase == "done":
+        trial.ok, trial.detail, trial.running = step.ok, step.words, _running(trial)
+    _write(trial)
+    print(f"healer trial: {step.phase}: {step.words}", file=sys.stderr, flush=True)
+    if step.phase == "done":
+        for path in (_WORD, *_links()):
+            path.unlink(missing_ok=True)
+
+
+def _write(trial: Trial) -> None:
+    """Write the file; a full disk does not keep the system from going back."""
+    try:
+        write_atomically(PATH, msgspec.json.encode(trial), 0o644)
+    except OSError as error:
+        print(f"healer trial: cannot write {PATH}: {error.strerror}", file=sys.stderr)
 
 
 def _switch(trial: Trial) -> None:
     done = _activate(trial, trial.target, "test")
-    running = _running(trial)
-    if running == trial.source and done.code in _UNCHANGED:
-        trial.finish(ok=False, detail=f"{running} still runs: {done.words}")
-    elif running != trial.target or done.code in {None, _ACTIVATION_FAILED}:
-        trial.goes_back(done.words)
-    else:
-        trial.phase = "waiting"
-        trial.until_ms = clock.uptime_ms() + trial.confirm_sec * 1000
-        trial.write()
+    _take(trial, deadman.switched(trial, _running(trial), done.code, done.words))
 
 
 def _wait(trial: Trial) -> None:
     """Wait for a word, a gate that fails, another system, or the end of the time."""
     with Watch(trial.judge, trial.config, trial.uid, trial.gid) as watch:
-        while trial.phase == "waiting":
-            running, word = _running(trial), _word(trial)
-            if running != trial.target:
-                trial.finish(ok=False, detail=f"it was superseded: {running} runs now")
-            elif watch.failed is not None:
-                trial.goes_back(watch.failed)
-            elif word is not None and not word.keep:
-                trial.goes_back(word.said)
-            elif word is not None:
-                trial.phase = "keeping"
-                trial.write()
-            elif clock.uptime_ms() >= (trial.until_ms or 0):
-                trial.goes_back(f"nobody confirmed it within {trial.confirm_sec} s")
-            elif not trial.gates:
+        while True:
+            step = deadman.waited(trial, _running(trial), _word(), watch.failed, clock.uptime_ms())
+            if step is not None:
+                break
+            if not trial.gates:
                 time.sleep(_POLL_SEC)
             elif watch.changed(_POLL_SEC):
                 trial.gates |= watch.states
-                trial.write()
+                _write(trial)
+    _take(trial, step)
 
 
 def _keep(trial: Trial) -> None:
     """Make the target the system that boots."""
+    error = None
     try:
         nix.run_nix_env("--profile", trial.profile, "--set", trial.target)
         done = _activate(trial, trial.target, "boot")
         if done.code != 0:
-            raise RefusedError(done.words)
-    except HealerError as error:
-        if trial.profile_before is not None:
-            with suppress(HealerError):
-                nix.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
-        trial.goes_back(f"it could not be made the system that boots: {error}")
-        return
-    trial.finish(ok=True, detail=f"confirmed: {trial.target} runs, and is what boots")
+            error = done.words
+    except HealerError as refused:
+        error = str(refused)
+    if error is not None:
+        _restore_profile(trial)
+    _take(trial, deadman.kept(trial, error))
+
+
+def _restore_profile(trial: Trial) -> None:
+    if trial.profile_before is not None:
+        with suppress(HealerError):
+            nix.run_nix_env("--profile", trial.profile, "--set", trial.profile_before)
 
 
 def _return(trial: Trial) -> None:
     """Make the source the system that runs, unless somebody has deployed another since."""
-    said = ""
+    step = None
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(1)
+        last = attempt == _ATTEMPTS - 1
         _wait_for_lock(trial)
-        if _running(trial) not in {trial.target, trial.source}:
-            trial.finish(ok=False, detail=f"{trial.why}; but {_running(trial)} runs since")
-            return
-        said = _activate(trial, trial.source, "test").words
-        if _running(trial) == trial.source:
-            trial.finish(ok=False, detail=f"{trial.why}; {trial.source} runs again")
-            return
-    trial.finish(
-        ok=False,
-        detail=f"{trial.why}; going back failed ({said}), {_running(trial)} runs; a reboot boots "
-        "what booted before",
-    )
+        step = deadman.returned(trial, _running(trial), None, last=last)
+        if step is None:
+            words = _activate(trial, trial.source, "test").words
+            step = deadman.returned(trial, _running(trial), words, last=last)
+        if step is not None:
+            break
+    if step is not None:
+        _take(trial, step)
 
 
 def _activate(trial: Trial, toplevel: str, action: str) -> Activated:
@@ -278,12 +219,11 @@ def _wait_for_lock(trial: Trial) -> None:
         time.sleep(_POLL_SEC)
 
 
-def _word(trial: Trial) -> Word | None:
+def _word() -> Word | None:
     try:
-        word = msgspec.json.decode(_WORD.read_bytes(), type=Word)
+        return msgspec.json.decode(_WORD.read_bytes(), type=Word)
     except (OSError, msgspec.MsgspecError):
         return None
-    return word if word.leaf == trial.leaf else None
 
 
 def _running(trial: Trial) -> str | None:

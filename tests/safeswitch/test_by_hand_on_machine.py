@@ -436,3 +436,32 @@ def test_a_trial_that_cuts_off_the_network(container: Boot) -> None:
     assert "the gate net failed: eth0 is not up" in trial_outcome(machine)["detail"]
     assert where(machine) == (old, old, old)
     assert "UP" in machine.succeed("ip link show eth0")
+
+
+def test_a_power_cut_in_a_trial_goes_back(vm: Boot) -> None:
+    machine = vm(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build({**gated("new"), "bootLoaderScript": "sleep 60"})
+    assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    machine.crash()
+    machine.start()
+    machine.wait_for_unit("multi-user.target")
+    assert where(machine) == (old, old, old)
+    assert "was booted in the trial" in trial_outcome(machine)["detail"]
+    # Once more, and now while it is made the system that boots.
+    assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    path = machine.succeed("echo $PATH").strip()
+    machine.succeed(f"systemd-run --setenv=PATH={path} healer safeswitch confirm")
+    machine.wait_until_succeeds(f"grep -q keeping {TRIAL}", timeout=120)
+    machine.wait_until_succeeds(f"test $(readlink -f {PROFILE}) = {new}", timeout=120)
+    machine.crash()
+    machine.start()
+    machine.wait_for_unit("multi-user.target")
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
+        " = 2",
+        timeout=240,
+    )
+    assert where(machine) == (old, old, old)
+    assert [e["data"]["ok"] for e in entries(machine, "action.outcome")] == [False] * 3
+    assert_intact(machine)

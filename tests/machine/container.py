@@ -6,6 +6,7 @@ safe in the page cache), and on a host with legacy cgroups there are no controll
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -138,16 +139,16 @@ class ContainerMachine(LocalMachine):
         # A file, for a program left in the background may keep standard error open.
         with tempfile.TemporaryFile() as stderr:
             # A session of its own: `kill 0` in the machine must not reach this process group.
-            done = subprocess.run(
+            with subprocess.Popen(
                 command,
-                input=stdin,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                check=False,
                 start_new_session=True,
-            )
+            ) as process:
+                stdout = _communicate(process, stdin)
             stderr.seek(0)
-            return Completed(done.returncode, done.stdout, stderr.read())
+            return Completed(process.returncode, stdout, stderr.read())
 
     def wait_for_shutdown(self) -> None:
         if self._process is not None:
@@ -176,3 +177,18 @@ class ContainerMachine(LocalMachine):
         for descriptor in self._holds:
             os.close(descriptor)
         self._holds = []
+
+
+def _communicate(process: "subprocess.Popen[bytes]", stdin: bytes) -> bytes:
+    """Return the output of a program in the machine, also where that goes down meanwhile.
+
+    systemd then stops what still runs (SIGSTOP) before it kills it; nsenter(1) stops itself with
+    its child, would never reap it, and the machine would wait for that for ever.
+    """
+    pending: bytes | None = stdin
+    while True:
+        try:
+            return process.communicate(pending, timeout=1)[0]
+        except subprocess.TimeoutExpired:
+            pending = None
+            process.send_signal(signal.SIGCONT)

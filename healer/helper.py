@@ -358,10 +358,13 @@ def _rollback(config: Config, intent: Entry) -> Reply:
 
     The answer comes when that runs, or waits for a reboot.
     """
-    target = str(intent.data["target"])
-    nix.check_toplevel(target)
-    if not (known_good.holds(target) or rollback.has_begun(intent)):
-        requests.check_generation(intent, Path(config.safe_switch.profile))
+    target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
+    try:
+        nix.check_toplevel(target)
+        if not (known_good.holds(target) or rollback.has_begun(intent)):
+            requests.check_generation(intent, profile)
+    except RefusedError as error:
+        return Reply(False, str(error), nix.systems(profile).current)
     came = rollback.roll_back(config, intent)
     return Reply(came.ok, came.detail, came.running, came.steps, waiting=came.waiting)
 

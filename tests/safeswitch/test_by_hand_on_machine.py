@@ -438,8 +438,8 @@ def test_a_trial_that_cuts_off_the_network(container: Boot) -> None:
     assert "UP" in machine.succeed("ip link show eth0")
 
 
-def test_a_power_cut_in_a_trial_goes_back(vm: Boot) -> None:
-    machine = vm(system=gated("old"))
+def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(container: Boot) -> None:
+    machine = container(system=gated("old"))
     old = machine.current_system()
     new = machine.build({**gated("new"), "bootLoaderScript": "sleep 60"})
     assert ask(machine, f"run {new} --confirm-within 10m")[0]

@@ -65,6 +65,11 @@ class Deaths:
             return None
         return Death(watched.died_ms, _wait_status(watched.fd))
 
+    def is_gone(self, unit: str, pid: int) -> bool:
+        """Whether this main process of a unit was watched, and is gone."""
+        watched = self._watched.get(unit)
+        return watched is not None and watched.pid == pid and watched.died_ms is not None
+
     def close(self) -> None:
         """Watch nothing any more."""
         for unit in [*self._watched]:

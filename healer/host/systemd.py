@@ -22,7 +22,10 @@ _MANAGER_PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _UNIT_PREFIX = "/org/freedesktop/systemd1/unit/"
+_BUS = "org.freedesktop.DBus"
+_BUS_PATH = "/org/freedesktop/DBus"
 _TIMEOUT_SEC = 5.0
+_PATIENCE_SEC = 10.0
 
 
 class SystemBus:
@@ -79,8 +82,21 @@ class SystemBus:
         self._units = {unit_path(unit): unit for unit in units}
 
     async def ping(self) -> None:
-        """Make a round trip to systemd; raises HostUnavailableError when it is not answered."""
-        await self._call("/", "org.freedesktop.DBus.Peer", "Ping")
+        """Make a round trip to the bus; raises HostUnavailableError when it is not answered.
+
+        Not to systemd: that one can be busy for a minute, with a thousand restarts say, and to
+        connect and ask for everything anew is the last that helps it.
+        """
+        await self._call(_BUS_PATH, _BUS, "GetId", peer=_BUS)
+
+    async def is_answering(self) -> bool:
+        """Wait for systemd to answer, for a while; whether it did."""
+        try:
+            peer = "org.freedesktop.DBus.Peer"
+            await self._call("/", peer, "Ping", timeout_sec=_PATIENCE_SEC)
+        except HostUnavailableError:
+            return False
+        return True
 
     async def sub_states(self, units: Iterable[str]) -> dict[str, str]:
         """Return the SubState of each of these units, in one call however many they are."""
@@ -118,19 +134,27 @@ class SystemBus:
         )
 
     async def _call(
-        self, path: str, interface: str, method: str, signature: str = "", *arguments: Any
+        self,
+        path: str,
+        interface: str,
+        method: str,
+        signature: str = "",
+        *arguments: Any,
+        peer: str = _SYSTEMD,
+        timeout_sec: float = _TIMEOUT_SEC,
     ) -> Any:
         if self._bus is None:
             raise HostUnavailableError("the system bus is not connected")
         try:
-            message = self._bus.new_method_call_message(_SYSTEMD, path, interface, method)
+            message = self._bus.new_method_call_message(peer, path, interface, method)
             if signature:
                 message.append_data(signature, *arguments)
-            reply = await asyncio.wait_for(self._bus.call_async(message), _TIMEOUT_SEC)
+            reply = await asyncio.wait_for(self._bus.call_async(message), timeout_sec)
             return reply.get_contents()
         except (SdBusBaseError, OSError, TimeoutError) as error:
             text = str(error) or type(error).__name__
-            raise HostUnavailableError(f"systemd does not answer {method}: {text}") from error
+            who = "systemd" if peer == _SYSTEMD else "the system bus"
+            raise HostUnavailableError(f"{who} does not answer {method}: {text}") from error
 
     def _properties_changed(self, message: SdBusMessage) -> None:
         unit = self._units.get(message.path or "")

@@ -86,8 +86,8 @@ class Prober:
 
     def _begin(self, each: _Declared, now: Instant) -> None:
         """Begin a check, unless it is under way still: a slow one leaves out beats."""
-        state = self._units.states.get(each.unit)
-        if each.busy or state is None or not state.running:
+        state = self._units.up(each.unit)
+        if each.busy or state is None:
             return
         if not health.is_due(each.check, self._decisions.agent(each.name), state):
             return
@@ -111,8 +111,11 @@ class Prober:
             self._begin(each, now)
 
     def _take(self, each: _Declared, state: UnitState, found: Found, now: Instant) -> None:
-        """Hand a check's outcome on to the decisions."""
+        """Hand a check's outcome on to the decisions, unless what it is about has ended since."""
         each.busy = False
+        up = self._units.up(each.unit)
+        if up is None or up.invocation != state.invocation:
+            return
         outcome, detail = found
         before = self._decisions.streaks.get((each.name, each.check.name))
         self._record(self._decisions.on_probe(each.name, each.check, state, outcome, detail, now))

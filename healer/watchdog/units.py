@@ -23,6 +23,8 @@ _PING_SEC = 3.0
 _RETRY_SEC = 1.0
 # How many units are asked for before anything else is looked at: PID 1 is slow in a storm.
 _AT_ONCE = 100
+# How many answers are waited for at a time: not one more than PID 1 gives in a moment.
+_TOGETHER = 10
 # How many units are asked for in each reconciliation though nothing is known to have changed.
 _IN_TURN = 10
 _FAILED_STATES = frozenset({"failed", "auto-restart", "auto-restart-queued", "dead"})
@@ -50,6 +52,9 @@ class Units:
         self._bus = SystemBus(self._unit_changed, self.all_changed)
         self._deaths = Deaths(on_death)
         self._connected = False
+        # systemd left a question unanswered. The bus keeps count of these, and takes only so many
+        # (max_replies_per_connection, dbus-daemon(1)): nothing is asked before one is answered.
+        self._busy = False
         # In the order of their turn: in a storm those at the end are asked for too.
         self._dirty: dict[str, None] = {}
         # What was asked for last before an end was recorded, or before the bus was away.
@@ -71,17 +76,30 @@ class Units:
         """The states that were asked for after the last recorded end of their units."""
         return {unit: state for unit, state in self.states.items() if unit not in self._stale}
 
+    def up(self, unit: str) -> UnitState | None:
+        """Return the state of a unit that runs; None where it does not, as far as anybody knows.
+
+        systemd can be busy for a while with an end that the kernel, or its stamp, told of already.
+        """
+        state = self.states.get(unit)
+        if state is None or not state.running or unit in self._stale:
+            return None
+        return None if self._deaths.is_gone(unit, state.main_pid) else state
+
     async def keep_connected(self) -> None:
         """Stay connected to the bus, until cancelled."""
         told = False
         while True:
             try:
                 await self._bus.connect(self._declared)
-                self._connected, told = True, False
+                self._connected, self._busy, told = True, False, False
                 self.all_changed()
                 while True:
                     await asyncio.sleep(_PING_SEC)
                     await self._bus.ping()
+                    if self._busy and await self._bus.is_answering():
+                        self._busy = False
+                        self._on_change(False)
             except HostUnavailableError as error:
                 self._connected = False
                 self._stale = set(self._declared)
@@ -93,19 +111,17 @@ class Units:
     async def refresh(self) -> None:
         """Ask for the state of units that changed; of the rest of many in the next call."""
         self._texts.flush()
-        if not self._connected:
+        if not self._connected or self._busy:
             return
-        for unit in [unit for unit in self._dirty if unit in self._declared][:_AT_ONCE]:
-            # Before asking: what happens meanwhile marks it again.
-            self._dirty.pop(unit, None)
-            self._stale.discard(unit)
-            try:
-                state = await self._bus.unit_state(unit)
-            except HostUnavailableError as error:
-                log.warning("%s; asking again", error)
-                self.mark(unit)
+        due = [unit for unit in self._dirty if unit in self._declared][:_AT_ONCE]
+        for first in range(0, len(due), _TOGETHER):
+            units = due[first : first + _TOGETHER]
+            # Before asking: what happens meanwhile marks them again.
+            for unit in units:
+                self._dirty.pop(unit, None)
+            self._stale.difference_update(units)
+            if not all(await asyncio.gather(*map(self._ask, units))):
                 return
-            self._take(unit, state)
         if self._dirty.keys() & self._declared:
             self._on_change(False)
 
@@ -114,12 +130,12 @@ class Units:
 
         A lost signal can hide in an unchanged state: some units in turn are asked for anew.
         """
-        if not self._connected:
+        if not self._connected or self._busy:
             return
         try:
             listed = await self._bus.sub_states(self._declared)
         except HostUnavailableError as error:
-            log.warning("%s; asking again", error)
+            self._unanswered(error)
             return
         known = {unit: state.sub_state for unit, state in self.states.items()}
         ordered = sorted(self._declared)
@@ -164,6 +180,21 @@ class Units:
         """Return systemd's count of a unit's automatic restarts, when it was last asked."""
         state = self.states.get(unit)
         return state.n_restarts if state else None
+
+    async def _ask(self, unit: str) -> bool:
+        """Ask for a unit's state; whether there was an answer."""
+        try:
+            self._take(unit, await self._bus.unit_state(unit))
+        except HostUnavailableError as error:
+            self.mark(unit)
+            self._unanswered(error)
+            return False
+        return True
+
+    def _unanswered(self, error: HostUnavailableError) -> None:
+        if not self._busy:
+            log.warning("%s; asking again once it does", error)
+        self._busy = True
 
     def _take(self, unit: str, state: UnitState | None) -> None:
         if state is not None:

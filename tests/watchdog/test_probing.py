@@ -109,9 +109,12 @@ def test_an_agent_that_does_not_run_is_not_asked(silent_port: int) -> None:
     check = TcpCheck(name="c", port=silent_port, interval_sec=0.1)
 
     async def run() -> Host:
-        host = Host(down=check, up=check)
+        host = Host(down=check, ended=check, up=check)
         host.units.states["down.service"] = replace(UNIT, active_state="activating")
+        # Its end is recorded, and systemd has not been asked since.
+        host.units.mark("ended.service")
         await host.run_until(lambda: host.outcome("up") is Outcome.OK)
         return host
 
-    assert asyncio.run(run()).outcome("down") is None
+    host = asyncio.run(run())
+    assert host.outcome("down") is host.outcome("ended") is None

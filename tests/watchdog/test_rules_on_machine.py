@@ -269,3 +269,37 @@ def test_what_a_rule_leaves_to_healer_restarts_meanwhile(container: Boot) -> Non
     wait_for_entry(machine, "agent.crash", status="KILL")
     answers = [entry["data"]["answer"] for entry in entries(machine, "agent.crash")]
     assert answers == ["escalate", "rollback", "restart"]
+
+
+def test_a_rule_asks_for_the_next_step(container: Boot) -> None:
+    """One crash with such a code, far from any crash loop, and the agent is quarantined."""
+    worker = ruled({"exitCodes": [5], "action": "escalate"}, escalation={"quarantineSec": 3})
+    machine = container(system=players({"worker": worker}))
+    machine.wait_for_unit("worker.service")
+    wait_for_entry(machine, "deployment.known-good")
+    leave(machine, 5)
+    quarantine = wait_for_entry(machine, "action.outcome", action="quarantine")
+    assert quarantine["data"]["ok"]
+    recovered = wait_for_entry(machine, "agent.recovered", agent="worker")
+    (crash,) = entries(machine, "agent.crash")
+    assert recovered["incident"] == quarantine["incident"] == crash["incident"]
+    assert_intact(machine)
+
+
+def test_a_rule_asks_for_a_rollback(container: Boot) -> None:
+    """The agent knows that it cannot live with this deployment: it crashes only once or twice."""
+    rule = {"exitCodes": [65], "action": "rollback"}
+    machine = container(system=players({"worker": ruled(rule)}, label="good"))
+    wait_for_entry(machine, "deployment.known-good")
+    good = machine.current_system()
+    slow = {"policy": "conditional", "rules": [rule], "delaySec": 20}
+    bad = {**ruled(rule), "command": ["/bin/sh", "-c", "sleep 1; exit 65"], "restart": slow}
+    patient = {"safeSwitch": {"probationSec": 120}}
+    toplevel = machine.deploy(players({"worker": bad}, label="bad", healer=patient))
+    wait_for_entry(machine, "deployment.condemned", toplevel=toplevel)
+    assert machine.current_system() == good
+    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    assert len(entries(machine, "agent.crash")) <= 2
+    loop = wait_for_entry(machine, "agent.crash-loop", agent="worker")
+    assert "rule" in loop["data"]["reason"]
+    assert_intact(machine)

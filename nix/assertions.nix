@@ -95,6 +95,11 @@ let
           toString (map (setting: "${option}.${reserved.${setting}}") settings)
         } instead."
       )
+      (refuse (
+        !agent.escalation.enable && builtins.any (rule: rule.action == "escalate") agent.restart.rules
+      ) "${option}.escalation.enable"
+        "is false, but a rule of ${option}.restart.rules says escalate: set it to true, or write another action."
+      )
       (refuse (!lib.allUnique checks) "${option}.health"
         "has two checks of one name (${toString checks}): give each check a name of its own."
       )

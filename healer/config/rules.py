@@ -80,6 +80,12 @@ def _agent(agent: schema.Agent, path: str) -> Iterator[Problem]:
             f"is {agent.breadcrumb[:64]!a}, which is no plain file name",
             "write letters, digits, `_`, `.` and `-`, and begin with no `.` or `-`",
         )
+    if not agent.escalation.enable and "escalate" in {r.action for r in agent.restart.rules}:
+        yield Problem(
+            f"{path}.escalation.enable",
+            "is false, but a restart rule says escalate",
+            "write true, or another action in the rule",
+        )
     seen: set[str] = set()
     for index, check in enumerate(agent.health):
         if check.name in seen:

@@ -474,3 +474,12 @@ def test_any_bytes_are_accepted_or_refused(
     path = write(tmp_path, text[:start] + inserted + text[start + length :])
     with contextlib.suppress(ConfigError):
         assert len(load(path).sha256) == 64
+
+
+def test_a_rule_that_escalates_needs_the_ladder() -> None:
+    rule = {"exitCodes": [5], "action": "escalate"}
+    agent = {"unit": "a.service", "restart": {"policy": "conditional", "rules": [rule]}}
+    config: dict[str, Any] = {"version": 1, "agents": {"a": agent}}
+    assert problems(config) == {}
+    agent["escalation"] = {"enable": False}
+    assert list(problems(config)) == ["agents.a.escalation.enable"]

@@ -336,6 +336,19 @@ def check(options: str) -> str:
             "escalation.reboot",
             "enable safeSwitch",
         ),
+        (
+            agent(
+                """{
+                  escalation.enable = false;
+                  restart = {
+                    policy = "conditional";
+                    rules = [ { exitCodes = [ 1 ]; action = "escalate"; } ];
+                  };
+                }"""
+            ),
+            "escalation.enable",
+            "another action",
+        ),
         (agent("{ escalation.quarantineSec = 0.5; }"), "escalation.quarantineSec", "at least 1"),
         (agent("{ escalation.maxQuarantines = -1; }"), "escalation.maxQuarantines", "between"),
         ('{ ledger.origin = "my host"; }', "ledger.origin", '"my host"'),

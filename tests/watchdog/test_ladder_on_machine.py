@@ -203,3 +203,57 @@ def test_who_is_well_again_when_healer_can_see_is_left_alone(container: Boot) ->
     assert steps(machine) == ["promote", "promote"]
     assert len(entries(machine, "agent.crash")) == 6
     assert_intact(machine)
+
+
+def test_a_rule_takes_the_next_step_at_once(container: Boot) -> None:
+    """The agent itself says by an exit code that a restart will not help."""
+    rules = {
+        "policy": "conditional",
+        "rules": [
+            {"exitCodes": [5], "action": "escalate"},
+            {"exitCodes": [6], "action": "rollback"},
+        ],
+    }
+    limits = {"enable": True, "quarantineSec": 4, "maxQuarantines": 1}
+    machine = container(system=system({"worker": agent(restart=rules, escalation=limits)}))
+    known_good(machine)
+    machine.succeed("echo 5 > /var/lib/worker/orders")
+    wait_for_entry(machine, "agent.released", agent="worker")
+    (crash,) = entries(machine, "agent.crash")
+    assert crash["data"]["answer"] == "escalate"
+    assert steps(machine) == ["promote", "quarantine"]
+    assert entries(machine, "agent.crash-loop") == []
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+
+    # Under a known-good system there is nothing to roll back to: the ladder goes on.
+    machine.succeed("echo 6 > /var/lib/worker/orders")
+    spent = wait_for_entry(machine, "agent.crash-loop", agent="worker")
+    assert "rollback" in spent["data"]["reason"]
+    wait_for_entry(machine, "action.outcome", action="quarantine", ok=True)
+    assert steps(machine) == ["promote", "quarantine", "quarantine"]
+    assert_intact(machine)
+
+
+def test_a_group_is_quarantined_and_let_go_together(container: Boot) -> None:
+    limits = {"enable": True, "quarantineSec": 4}
+    worker = agent(
+        "two-faced", crashLoop={"maxCrashes": 3}, escalation=limits, stateDirectory="one"
+    )
+    mate = agent(stateDirectory="two")
+    groups = {"pair": {"strategy": "one-for-all", "agents": ["worker", "mate"]}}
+    machine = container(
+        system=system(
+            {"worker": worker, "mate": mate},
+            etc={"agents/two-faced.py": TWO_FACED},
+            healer={"groups": groups},
+        )
+    )
+    machine.wait_for_unit("mate.service")
+    machine.succeed("touch /run/break")
+    wait_for_entry(machine, "action.outcome", action="quarantine", ok=True)
+    machine.succeed("rm /run/break")
+    assert machine.get_unit_property("mate.service", "ActiveState") == "inactive"
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    machine.wait_for_unit("mate.service")
+    assert {e["data"]["agent"] for e in entries(machine, "agent.crash")} == {"worker"}
+    assert_intact(machine)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 from healer import actions
@@ -27,6 +28,7 @@ _DEFAULT_CONFIRM_SEC = 120
 # Less than the command waits for an answer.
 _ANSWER_SEC = 100.0
 _POLL_SEC = 0.1
+_IN_TURN = frozenset({"kill", "reset", "restart", "hold", "release", "quarantine", "give-up"})
 T = TypeVar("T")
 
 
@@ -54,6 +56,7 @@ class Actor:
         self._leave = leave
         self._standby = actions.Standby()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
         self._waiting: dict[int, str] = {}
 
     def begin(self, intent: Record, written: "Future[Entry]") -> None:
@@ -174,10 +177,20 @@ class Actor:
             self._record([Record(clock.now(), "rollback.staged", staged, entry.incident)])
             self._waiting[entry.seq] = done.detail
 
-        config, unit_state = self._decisions.config, self._units.state_of
-        done = await actions.carry_out(entry, config, unit_state, self._standby, waits)
-        self._observe()
-        return self._came_of(intent, entry.seq, done)
+        async with self._turn(entry):
+            config, unit_state = self._decisions.config, self._units.state_of
+            done = await actions.carry_out(entry, config, unit_state, self._standby, waits)
+            self._observe()
+            return self._came_of(intent, entry.seq, done)
+
+    def _turn(self, entry: Entry) -> AbstractAsyncContextManager[object]:
+        """Have what is done to one agent's unit done in the order in which it was decided.
+
+        Who asked last has the last word, also where an earlier action is slow or is resumed.
+        """
+        if entry.data["action"] not in _IN_TURN:
+            return nullcontext()
+        return self._turns.setdefault(str(entry.data["target"]), asyncio.Lock())
 
     def _came_of(self, intent: Record, seq: int | None, done: Done) -> Answer:
         """Record the outcome of an intent, and what follows from it."""

@@ -231,7 +231,7 @@ class Decisions:
         return ladder.Host(
             known_good=self.deployment.known_good,
             may_reboot=limits.reboot and rebooted < limits.max_reboots_per_day,
-            rolling_back=self.deployment.rolling_back,
+            deploying=self.deployment.rolling_back or self.trial is not None,
             switching=systems.switching,
         )
 

@@ -60,10 +60,12 @@ def run(args: argparse.Namespace) -> int:
     config = load(args.config).config
     if args.watch_gates:
         return _watch(config.safe_switch.gates)
+    if args.release is not None:
+        from healer import keeping
+
+        keeping.end_hold(config, args.release, args.hold)
+        return 0
     from healer import helper
 
-    if args.release is not None:
-        helper.release(config, args.release, args.hold)
-        return 0
     helper.serve(config)
     return 0

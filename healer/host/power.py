@@ -1,9 +1,6 @@
 """Reboots of the host: asked of systemd, which stops everything in order; never forced."""
 
-import shutil
-import subprocess
-
-from healer.errors import RefusedError
+from healer.host.systemctl import systemctl
 
 
 def reboot(reason: str) -> None:
@@ -12,10 +9,4 @@ def reboot(reason: str) -> None:
     To ask again while the host goes down changes nothing (systemctl(1), ``reboot``). Raises
     RefusedError when systemd does not begin it.
     """
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        raise RefusedError("systemctl is not on the PATH of healer-helper@.service")
-    command = [systemctl, "reboot", "--no-block", f"--message=healer: {reason}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(f"systemctl reboot: {done.stderr.strip()}")
+    systemctl("reboot", "--no-block", f"--message=healer: {reason}")

@@ -161,7 +161,7 @@ class Rollback:
         if self._progress.staged_in != clock.boot_id():
             raise RefusedError(f"the host booted {systems.booted}, not {self._target}")
         if rebooting.may_reboot(self._switch, clock.minute_of_day()):
-            power.reboot(f"healer: rollback to {self._target}")
+            power.reboot(f"rollback to {self._target}")
 
     def _check_not_superseded(self) -> Systems:
         """Refuse when somebody has deployed another system since: it is not the one to blame."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from healer.config import Agent
 from healer.events import Context, CoreDump, Ended, Instant, UnitState
 from healer.records import Record
+from healer.watchdog import budget
 from healer.watchdog import ladder as steps
+from healer.watchdog.budget import Death
 from healer.watchdog.classify import crash_class, is_crash
 from healer.watchdog.ladder import Ladder
 from healer.watchdog.policy import answer
@@ -20,23 +22,10 @@ from healer.watchdog.policy import answer
 # recorded twice. The journal can tell again of all that happened since healer was last up.
 _REMEMBERED = 4096
 
-# So many budgets of crashes without a stable run in between are a crash loop, however slow.
-_NEVER_STABLE = 4
-
 # A restart job passes through "inactive": a unit that is down for this long stays down.
 _SETTLED_MS = 1000
 # A rule's own delay: PID 1's timer has started the next run this soon after it is over.
 _TIMER_MS = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """One recorded crash, as far as the crash-loop budget needs it."""
-
-    boot: str
-    uptime_ms: int
-    toplevel: str | None
-    early: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +169,17 @@ def on_ended(
     requested = context.stop_requested if ended.asked is None else ended.asked
     if not is_crash(ended, stop_requested=requested, health_check=health_check):
         if requested:
-            yield _stopped(state, context, now, common, mate)
+            yield _stopped(state, ended, context, now, common, mate)
         else:
             yield Record(now, "agent.exit", common, state.incident)
         return
     crash = _crash(name, agent, state, ended, context, now, common)
     yield crash
     if not steps.is_answered(state.ladder, crash):
-        yield from _crash_loop(name, agent, apply(state, crash, name), ended, now)
+        after = apply(state, crash, name)
+        if ended.toplevel is None or after.looped_in != ended.toplevel:
+            deaths = [death for death in after.deaths if death.toplevel == ended.toplevel]
+            yield from budget.crash_loop(agent, deaths, state.ladder.quarantines, crash)
 
 
 def on_state(
@@ -299,13 +291,14 @@ def _settled_ms(crash: Mapping[str, object]) -> int:
 
 def _stopped(
     state: AgentState,
+    ended: Ended,
     context: Context,
     now: Instant,
     common: Mapping[str, object],
     mate: tuple[str, str | None] | None,
 ) -> Record:
     by, because, incident = "request", None, state.incident
-    if state.ladder.stops_it:
+    if state.ladder.stopped(ended):
         by = "healer"
     elif context.switching:
         by = "switch"
@@ -374,54 +367,6 @@ def _crash(
         "source": ended.source,
     }
     return Record(now, "agent.crash", data, state.incident or f"{name}-{ended.invocation[:8]}")
-
-
-def _crash_loop(
-    name: str, agent: Agent, state: AgentState, ended: Ended, now: Instant
-) -> Iterator[Record]:
-    """Tell whether the crashes under one toplevel spend the budget, once for each toplevel.
-
-    Backoff hides a loop from a time window, so deaths soon after the start are counted as well, and
-    many of those that are neither soon nor close together. A rule can spend the budget at once;
-    ``escalate`` does so before the last step, so that SafeSwitch has been asked before it.
-    """
-    if ended.toplevel is not None and state.looped_in == ended.toplevel:
-        return
-    budget = agent.crash_loop
-    deaths = [death for death in state.deaths if death.toplevel == ended.toplevel]
-    newest = deaths[-1]
-    since = newest.uptime_ms - budget.window_sec * 1000
-    in_window = sum(death.boot == newest.boot and death.uptime_ms >= since for death in deaths)
-    early = 0
-    for death in reversed(deaths):
-        if not death.early:
-            break
-        early += 1
-    answer = state.last_crash.data.get("answer") if state.last_crash is not None else None
-    at_the_end = state.ladder.quarantines >= agent.escalation.max_quarantines
-    if in_window >= budget.max_crashes:
-        reason = f"{in_window} crashes within {budget.window_sec:g} s"
-    elif early >= budget.max_crashes:
-        reason = f"{early} deaths in a row within {budget.early_death_sec:g} s of their start"
-    elif len(deaths) >= _NEVER_STABLE * budget.max_crashes:
-        reason = f"{len(deaths)} crashes without {agent.stable_sec:g} s up in between"
-    elif answer == "rollback" or (answer == "escalate" and at_the_end):
-        reason = f"its rule for this end says {answer}"
-    else:
-        return
-    yield Record(
-        now,
-        "agent.crash-loop",
-        {
-            "agent": name,
-            "crashes": in_window,
-            "early_deaths": early,
-            "window_ms": int(budget.window_sec * 1000),
-            "toplevel": ended.toplevel,
-            "reason": reason,
-        },
-        state.incident,
-    )
 
 
 def _end(state: AgentState, record: Record) -> AgentState:

@@ -36,7 +36,7 @@ def cause(
         state = agents.get(mate)
         if state is None:
             continue
-        if state.ladder.stops_it or _crashed_during(state, ended):
+        if state.ladder.stopped(ended) or _crashed_during(state, ended):
             return mate, state.incident
     return None
 

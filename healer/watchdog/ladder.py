@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from healer.config import Agent
-from healer.events import Instant, UnitState
+from healer.events import Ended, Instant, UnitState
 from healer.records import Record
 
 # PID 1's timer is exact to a second, and starts a program: later than this it did not come.
@@ -85,11 +85,14 @@ class Ladder:
     answered: Instant | None = None
     unit_changed: bool = False
 
-    @property
-    def stops_it(self) -> bool:
-        """Whether the agent is stopped, or being stopped, by a step."""
-        stopping = self.pending in {"quarantine", "give-up"} or self.held is not None
-        return stopping or self.giving_up is not None or self.gave_up is not None
+    def stopped(self, ended: Ended) -> bool:
+        """Whether a step stopped this run, of the agent's or of a mate's: it began before it."""
+        down = self.held is not None or self.giving_up is not None or self.gave_up is not None
+        if self.pending in {"quarantine", "give-up"} or self.answered is None:
+            return down or self.pending in {"quarantine", "give-up"}
+        began_ms = ended.stop_uptime_ms if ended.start_uptime_ms is None else ended.start_uptime_ms
+        same_boot = ended.boot == self.answered.boot
+        return down and not (same_boot and (began_ms or 0) > self.answered.uptime_ms)
 
     def knows_more(self, agent: Agent) -> bool:
         """Whether an agent that is down is so for now only, or its end is told by ``decide``."""
@@ -111,11 +114,11 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a step depends on beside the agent: ``deploying`` is a switch or a rollback."""
+    """What a step depends on beside the agent; ``deploying`` is a rollback, or a trial."""
 
     known_good: str | None
     may_reboot: bool
-    rolling_back: bool
+    deploying: bool
     switching: bool
 
 
@@ -135,7 +138,8 @@ def apply(ladder: Ladder, record: Record, name: str) -> Ladder:
     data = record.data
     match record.type:
         case "agent.crash" if not is_answered(ladder, record):
-            ladder = replace(ladder, held=None)
+            # Whatever held it back, it ran again.
+            ladder = replace(ladder, held=None, gave_up=None)
             if data.get("answer") == "escalate":
                 return _spend(ladder, record, "its rule for this end says escalate")
             return ladder
@@ -145,7 +149,7 @@ def apply(ladder: Ladder, record: Record, name: str) -> Ladder:
             return _anew(ladder, answered=ladder.answered)
         case "agent.not-restarted":
             return replace(ladder, spent=None)
-        case "agent.released":
+        case "agent.released" | "agent.exit" | "agent.stopped" if data.get("by") != "healer":
             return replace(ladder, held=None)
         case "agent.gave-up":
             return replace(ladder, giving_up=None, gave_up=ladder.giving_up)
@@ -183,7 +187,7 @@ def decide(
         yield from _end_of_quarantine(ladder, ladder.held, common, incident, unit, host, now)
     elif ladder.spent is not None and agent.escalation.enable:
         busy = host.switching and _within(ladder.spent.at, now, _PATIENCE_MS)
-        if not busy and not host.rolling_back and _is_unwell(agent, unit, now):
+        if not busy and not host.deploying and _is_unwell(agent, unit, now):
             yield _step(ladder, ladder.spent, agent, common, incident, host, now)
 
 
@@ -243,11 +247,11 @@ def _end_of_quarantine(
     elif ladder.unit_changed and not host.switching:
         yield _release(held.intent, "its unit was changed", common, incident, now)
     elif now.uptime_ms >= held.until_ms + _TIMER_SLACK_MS:
-        if unit.gave_up and unit.since_ms < held.until_ms:
+        if unit.gave_up:
             reason = "its quarantine is over, and nothing has started it"
             yield _release(held.intent, reason, common, incident, now)
         else:
-            # It was let go and has ended since, or it would not stop.
+            # It would not stop.
             yield Record(now, "agent.released", {**common, "by": "timer"}, incident)
 
 

@@ -356,8 +356,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_steps_go_up_to_an_end(self) -> None:
-        quarantines, gave_up = 0, False
-        reboots = 0
+        quarantines, reboots, gave_up, since = 0, 0, False, Instant("boot0", 0)
         for record in self.world.ledger:
             kind, data = record.type, record.data
             by_person = data.get("asked_by") is not None
@@ -369,7 +368,10 @@ class Histories(RuleBasedStateMachine):
                 if data["action"] != "quarantine":
                     assert quarantines == MOST
             elif kind == "agent.gave-up":
-                gave_up = True
+                gave_up, since = True, record.at
+            elif kind == "agent.crash" and gave_up:
+                # It could not be stopped, or somebody started it all the same.
+                gave_up = order_of(record.at) <= order_of(since)
             elif kind == "action.outcome" and data["ok"] and data["action"] == "release":
                 quarantines, gave_up = 0 if by_person or gave_up else quarantines, False
                 if not by_person and data["intent"] in self.changed_releases():

@@ -257,3 +257,46 @@ def test_a_group_is_quarantined_and_let_go_together(container: Boot) -> None:
     machine.wait_for_unit("mate.service")
     assert {e["data"]["agent"] for e in entries(machine, "agent.crash")} == {"worker"}
     assert_intact(machine)
+
+
+def test_healer_killed_at_every_point_of_an_action(container: Boot) -> None:
+    """What was intended is done, and told once; what was not is not."""
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    for run, pause in enumerate((0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8), 2):
+        before = steps(machine).count("hold")
+        healer = main_pid(machine, "healer.service")
+        machine.execute(
+            "healer agent worker hold --for 30m >/dev/null 2>&1 &\n"
+            f"sleep {pause}; kill -KILL {healer}; wait"
+        )
+        machine.wait_until_succeeds(
+            f"test $(healer ledger show --type healer.started --json | wc -l) = {run}", timeout=60
+        )
+        machine.wait_until_succeeds("healer agent worker reset", timeout=60)
+        if steps(machine).count("hold") == before:
+            assert machine.get_unit_property("worker.service", "ActiveState") == "active"
+            continue
+        assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
+        assert "worker.service" in holds(machine)
+        machine.succeed("healer agent worker release")
+        machine.wait_for_unit("worker.service")
+    wait_for_entry(machine, "action.outcome", action="promote")
+    intents = [e["seq"] for e in entries(machine, "action.intent")]
+    assert sorted(e["data"]["intent"] for e in entries(machine, "action.outcome")) == intents
+    assert steps(machine).count("hold") > 0
+    assert entries(machine, "agent.crash") == []
+    assert_intact(machine)
+
+
+def test_a_check_that_ends_an_agent_for_good_has_succeeded(container: Boot) -> None:
+    """There is no next run whose invocation could show that the kill came off."""
+    check = {"name": "gone", "type": "file", "path": "/run/gone", "maxAgeSec": 1}
+    quick = {"intervalSec": 0.3, "startGraceSec": 1, "failureThreshold": 2}
+    worker = agent(restart={"policy": "never"}, health=[{**check, **quick}])
+    machine = container(system=system({"worker": worker}))
+    wait_for_entry(machine, "agent.not-restarted", agent="worker")
+    outcome = wait_for_entry(machine, "action.outcome", action="kill")
+    assert outcome["data"]["ok"], outcome
+    assert_intact(machine)

@@ -1,0 +1,186 @@
+"""What root does to one agent: end it, restart it, hold it back, give it up, let it go.
+
+Each of these may be done twice: the daemon asks again after it was killed. What it returns is
+whether it came off, and how in words. ``still_due`` raises RefusedError once an intent has its
+outcome: whoever waited for the lock for so long must not do it any more.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from healer.config import Config
+from healer.errors import RefusedError
+from healer.host import clock, holds, stamps
+from healer.host.holds import Hold
+from healer.host.systemctl import show, systemctl, systemd_run
+from healer.ledger.entry import Entry
+
+_KILL_GRACE_SEC = 10.0
+# Less than the daemon waits for an answer.
+_STOP_SEC = 50.0
+
+Came = tuple[bool, str]
+
+
+def kill(config: Config, unit: str, intent: Entry) -> Came:
+    """End an agent that fails its health check, so that systemd restarts it by its policy.
+
+    SIGABRT as systemd's own watchdog sends (systemd.service(5) WatchdogSignal=), then SIGKILL. A
+    restart job would reset systemd's restart counter, and with it the backoff.
+    """
+    invocation = str(intent.data["invocation"])
+
+    def is_over() -> bool:
+        now = show(unit, "InvocationID", "MainPID")
+        return now["InvocationID"] != invocation or now["MainPID"] == "0"
+
+    if not is_over():
+        stamps.mark_unhealthy(Path(config.runtime_dir) / "stamps", unit, invocation)
+    for signal, wait_sec in (("SIGABRT", _KILL_GRACE_SEC), ("SIGKILL", _KILL_GRACE_SEC)):
+        if is_over():
+            return True, f"invocation {invocation} of {unit} is gone"
+        systemctl("kill", "--kill-whom=main", f"--signal={signal}", unit)
+        if _wait(is_over, wait_sec):
+            return True, f"{signal} ended invocation {invocation} of {unit}"
+    return False, f"{unit} survives SIGKILL: it hangs in the kernel"
+
+
+def reset(unit: str) -> Came:
+    """Reset systemd's restart counter, from which RestartSteps= takes the delay."""
+    systemctl("reset-failed", unit)
+    return True, f"the restart counter of {unit} is 0"
+
+
+def restart(config: Config, unit: str) -> Came:
+    """Restart an agent, once, because somebody asked."""
+    hold = holds.read(Path(config.runtime_dir), unit)
+    if hold is not None:
+        return False, f"{unit} is held back: {hold.reason}; release it instead"
+    systemctl("restart", unit)
+    return True, f"{unit} was restarted"
+
+
+def hold(config: Config, unit: str, intent: Entry, still_due: Callable[[], object]) -> Came:
+    """Stop an agent and keep it down; a timer of PID 1's ends that, also without healer.
+
+    The end is counted from the intent, so that to do it twice is to do it once. A quarantine does
+    not replace a hold that lasts longer; what a person asks for replaces any.
+    """
+    until_ms = intent.boottime_us // 1000 + int(intent.data["ttl_sec"]) * 1000
+    left_ms = until_ms - clock.uptime_ms()
+    if intent.boot != clock.boot_id():
+        return False, "the host has booted since, and a hold ends with its boot"
+    if left_ms <= 0:
+        return False, f"the time for which {unit} was to be held back is over"
+    with holds.exclusively():
+        still_due()
+        before = holds.read(Path(config.runtime_dir), unit)
+        if before is not None and _outlasts(before, intent, until_ms):
+            return False, f"{unit} is held back already: {before.reason}"
+        # The timer comes first: nothing is ever held that nothing will release.
+        _arm_release(config, unit, intent.seq, left_ms)
+        placed = Hold(str(intent.data["reason"]), until_ms, intent.seq)
+        holds.write(Path(config.runtime_dir), unit, placed)
+        systemctl("stop", "--no-block", unit)
+        if before is not None and before.intent != intent.seq:
+            _disarm_release(unit, before)
+    return _down(config, unit, intent.seq, f"is held back for at most {left_ms // 1000} s")
+
+
+def give_up(config: Config, unit: str, intent: Entry, still_due: Callable[[], object]) -> Came:
+    """Stop an agent and keep it down, over reboots too, until somebody releases it."""
+    placed = Hold(str(intent.data["reason"]), None, intent.seq)
+    with holds.exclusively():
+        still_due()
+        holds.write(Path(config.runtime_dir), unit, placed)
+        systemctl("stop", "--no-block", unit)
+        holds.write_lasting(unit, placed)
+    return _down(config, unit, intent.seq, "is stopped and held back until somebody releases it")
+
+
+def release(config: Config, unit: str, intent: Entry, still_due: Callable[[], object]) -> Came:
+    """End a hold and start the agent: any hold for a person, and for healer its own."""
+    own = intent.data.get("hold")
+    with holds.exclusively():
+        still_due()
+        there = holds.read(Path(config.runtime_dir), unit)
+        if there is not None and "asked_by" not in intent.data and there.intent != own:
+            return True, f"{unit} stays held back: {there.reason}"
+        _let_go(config, unit, there)
+    return True, f"{unit} is let go and started"
+
+
+def end_hold(config: Config, unit: str, intent_seq: int) -> None:
+    """End the hold of this intent, if it is still the one in force, and start the agent."""
+    with holds.exclusively():
+        there = holds.read(Path(config.runtime_dir), unit)
+        if there is not None and there.intent == intent_seq:
+            _let_go(config, unit, there)
+
+
+def _outlasts(there: Hold, intent: Entry, until_ms: int) -> bool:
+    """Whether a hold stays as it is: whom healer gave up a person releases first."""
+    if there.until_ms is None:
+        return True
+    return "asked_by" not in intent.data and there.until_ms > until_ms
+
+
+def _let_go(config: Config, unit: str, there: Hold | None) -> None:
+    holds.remove(Path(config.runtime_dir), unit)
+    systemctl("start", "--no-block", unit)
+    if there is not None:
+        _disarm_release(unit, there)
+
+
+def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> None:
+    """Have PID 1 end this very hold, once; a timer that is there already is the same one."""
+    if config.package is None:
+        raise RefusedError("config: package is null, so there is no program to release the agent")
+    name = _release_unit(unit, intent_seq)
+    if show(f"{name}.timer", "LoadState")["LoadState"] == "loaded":
+        return
+    systemd_run(
+        f"--on-active={left_ms}ms",
+        "--timer-property=AccuracySec=1s",
+        f"--unit={name}",
+        f"{config.package}/bin/healer",
+        "helper",
+        f"--release={unit}",
+        f"--hold={intent_seq}",
+    )
+
+
+def _disarm_release(unit: str, there: Hold) -> None:
+    """Remove the timer of a hold that is over; left alone it would do nothing."""
+    systemctl("stop", f"{_release_unit(unit, there.intent)}.timer", check=False)
+
+
+def _release_unit(unit: str, intent_seq: int) -> str:
+    return f"healer-release-{unit.removesuffix('.service')}-{intent_seq}"
+
+
+def _down(config: Config, unit: str, intent_seq: int, words: str) -> Came:
+    """Wait until a held unit is down, or stops very slowly; it may be let go again before."""
+
+    def is_held() -> bool:
+        there = holds.read(Path(config.runtime_dir), unit)
+        return there is not None and there.intent == intent_seq
+
+    def is_down() -> bool:
+        state = show(unit, "ActiveState")["ActiveState"]
+        return state in {"inactive", "failed"} or not is_held()
+
+    _wait(is_down, _STOP_SEC)
+    if is_held():
+        return True, f"{unit} {words}"
+    return False, f"{unit} was let go again before it was down"
+
+
+def _wait(condition: Callable[[], bool], timeout_sec: float) -> bool:
+    deadline = time.monotonic() + timeout_sec
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

@@ -618,3 +618,18 @@ def test_a_rule_that_says_escalate_takes_the_next_step_at_once() -> None:
     assert "escalate" in spent.reason
     answered = Ladder(answered=Instant("boot1", 4500))
     assert ladder.apply(answered, crash("escalate", at, 4000), "web").spent is None
+
+
+def test_an_agent_that_could_not_be_stopped_is_given_up_again() -> None:
+    world = World(config(reboot=False), timer_works=False)
+    for _ in range(MOST + 1):
+        world.crash_loop()
+        world.act(world.open_intents()[0], works=False)
+        world.look()
+    assert world.ledger[-1].type == "agent.gave-up"
+    assert world.ledger[-1].data["stopped"] is False
+    world.pass_time(1000)
+    world.crash_loop()
+    assert world.actions()[-2:] == ["give-up", "give-up"]
+    world.obey()
+    assert not world.unit.running

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -46,7 +46,7 @@ class SafeSwitchRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fi
 
     verb: Literal["run", "confirm", "rollback", "condemn", "forgive"]
     toplevel: str | None = None
-    confirm_sec: int | None = None
+    confirm_sec: Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)] | None = None
     grant: str | None = None
     sudo_user: str | None = None
 

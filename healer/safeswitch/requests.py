@@ -51,7 +51,7 @@ def try_out(config: Config, intent: Entry) -> str:
     check_possible(target, profile)
     if config.package is None:
         raise RefusedError("config: package is null, so there is no program for the trial's unit")
-    systems, user, judge = nix.systems(profile), pwd.getpwnam("healer"), _judge(target)
+    systems, user, judge = nix.systems(profile), _user(), _judge(target)
     if systems.current == target:
         # A trial goes back to what ran before it: there would be nothing to go back to.
         raise RefusedError(f"{target} runs already")
@@ -74,6 +74,14 @@ def try_out(config: Config, intent: Entry) -> str:
         )
     )
     return f"{trial.UNIT} runs {target} on trial"
+
+
+def _user() -> pwd.struct_passwd:
+    """Return the user that gates are looked at as."""
+    try:
+        return pwd.getpwnam("healer")
+    except KeyError:
+        raise RefusedError("there is no user healer, as whom the gates are looked at") from None
 
 
 def _take_up(begun: Trial) -> str:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from healer import control
 from healer.cli import main
 from healer.cli.safeswitch import resolve
 from healer.errors import RefusedError
@@ -47,3 +49,10 @@ def test_a_time_that_is_none(time: str, capsys: pytest.CaptureFixture[str]) -> N
         main(["safeswitch", "run", "/nix/store/x", "--confirm-within", time])
     assert caught.value.code == 2
     assert "90s" in capsys.readouterr().err
+
+
+def test_a_request_with_a_time_out_of_range_is_none() -> None:
+    for confirm_sec in (0, -1, 31 * 86_400):
+        raw = f'{{"type":"SafeSwitchRequest","verb":"run","confirm_sec":{confirm_sec}}}'
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.json.decode(raw, type=control.Request)

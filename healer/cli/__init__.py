@@ -5,7 +5,17 @@ import sys
 from collections.abc import Sequence
 
 from healer import __version__
-from healer.cli import agent, config, daemon, helper, incident, ledger, safeswitch, status
+from healer.cli import (
+    agent,
+    config,
+    daemon,
+    deployment,
+    helper,
+    incident,
+    ledger,
+    safeswitch,
+    status,
+)
 from healer.errors import HealerError
 
 
@@ -15,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"healer {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (status, incident, agent, safeswitch, ledger, config, daemon, helper):
+    for group in (status, incident, agent, safeswitch, deployment, ledger, config, daemon, helper):
         group.add_parser(commands)
     return parser
 

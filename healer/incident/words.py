@@ -272,7 +272,8 @@ def _loss(data: Data) -> str:
     return f"{lost.get(what, what)} cannot be accounted for: {text(data, 'reason')}"
 
 
-def _texts(data: Data, key: str) -> list[str]:
+def texts(data: Data, key: str) -> list[str]:
+    """Return a field that is a list of sentences, each printable; empty where it is not."""
     value = data.get(key)
     return [printable(str(each)) for each in value] if isinstance(value, list) else []
 
@@ -325,7 +326,7 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"{toplevel(d.get('toplevel'))} is on probation for {milliseconds(d, 'left_ms')} more"
     ),
     "host.trouble": lambda d: (
-        f"the host itself is in trouble: {'; '.join(_texts(d, 'trouble'))}"
+        f"the host itself is in trouble: {'; '.join(texts(d, 'trouble'))}"
         if d.get("trouble")
         else "the host is out of its trouble"
     ),

@@ -16,6 +16,8 @@ from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Obs
 _REMEMBERED = 256
 # As many crashes in one incident are more than bad luck.
 _LOOPING = 3
+# Crashes that came at random would hardly leave a gap of so many of their intervals.
+_QUIET = 5
 # sysexits.h(3head): EX_TEMPFAIL, try again later.
 _TEMPORARY = "75"
 
@@ -91,6 +93,7 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         answered=False,
         observation=observation,
         trouble=(),
+        caution_ms=0,
         promotion_failed_ms=None,
         held_ms=0,
         began_ms=state.elapsed_ms,
@@ -172,7 +175,11 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
         incidents={**state.incidents, name: record.incident},
     )
     suspicious = state.on_probation and _is_suspicious(state, name)
-    return replace(state, held_ms=0) if suspicious else state
+    if not suspicious:
+        return state
+    # Quiet for long enough means long against the time from crash to crash.
+    caution_ms = _QUIET * state.served_ms // len(crashes)
+    return replace(state, held_ms=0, caution_ms=max(state.caution_ms, caution_ms))
 
 
 def _is_suspicious(state: DeploymentState, agent: str) -> bool:

@@ -15,6 +15,8 @@ from healer.safeswitch.state import DeploymentState
 
 # A promotion that failed (no space, say) is tried again after this.
 _PROMOTE_AGAIN_MS = 600_000
+# Crashes beyond the baseline prolong the probation to so many times its length at most.
+_MOST_CAUTION = 4
 # What a power cut may cost of the time served: this, or a tenth of the probation.
 _CHECKPOINT_MS = 60_000
 
@@ -23,7 +25,8 @@ def probation_left_ms(state: DeploymentState, config: SafeSwitch, now: Instant) 
     """Return how much of the probation is left, in milliseconds; None when there is none."""
     if not state.on_probation:
         return None
-    whole_ms = int(config.probation_sec * 1000)
+    probation_ms = int(config.probation_sec * 1000)
+    whole_ms = min(max(probation_ms, state.caution_ms), _MOST_CAUTION * probation_ms)
     return whole_ms if state.failing else max(0, whole_ms - state.advanced(now).held_ms)
 
 

@@ -74,7 +74,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
 
     The clocks: ``elapsed_ms`` is the host's time, ``good_ms`` that under known-good deployments,
     and ``held_ms`` that of the probation since a gate last failed or an agent last crashed beyond
-    its baseline. They stand as of ``clock``. ``began_ms``, on the first, is when ``current`` became
+    its baseline; ``caution_ms`` is what such crashes ask for instead of the probation's time, if it
+    is more. They stand as of ``clock``. ``began_ms``, on the first, is when ``current`` became
     active.
     """
 
@@ -106,6 +107,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     elapsed_ms: int = 0
     good_ms: int = 0
     held_ms: int = 0
+    caution_ms: int = 0
     began_ms: int = 0
 
     @property

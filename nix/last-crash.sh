@@ -36,7 +36,7 @@ breadcrumb() {
   fi
 }
 
-# The last STATUS= of that run which healer saw. It notes when, in hundredths of a second since boot.
+# The last STATUS= of that run which healer saw; it notes when, in hundredths of a second since boot.
 status_text() {
   json=null
   if [ -n "$start" ] && [ -f "$1" ]; then
@@ -66,9 +66,10 @@ tell() (
   breadcrumb "$3"
   crumb=$json
   status_text "/run/healer/status-texts/$1"
-  printf '{"class":"%s","code":"%s","status":"%s","time":%s,"runtime_ms":%s,"in_a_row":%s,"status_text":%s,"breadcrumb":%s,"invocation":"%s"}\n' \
-    "$class" "$code" "$status" "${time:-null}" "${runtime_ms:-null}" "$in_a_row" "$json" "$crumb" \
-    "$invocation" >"$2"
+  how="\"class\":\"$class\",\"code\":\"$code\",\"status\":\"$status\""
+  when="\"time\":${time:-null},\"runtime_ms\":${runtime_ms:-null},\"in_a_row\":$in_a_row"
+  printf '{%s,%s,"status_text":%s,"breadcrumb":%s,"invocation":"%s"}\n' \
+    "$how" "$when" "$json" "$crumb" "$invocation" >"$2"
 )
 
 if [ -z "$2" ]; then

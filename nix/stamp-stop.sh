@@ -58,7 +58,8 @@ if [ -e "$stamp.health" ]; then class=health; fi
 # /proc/uptime may have a leading zero, which must not make them octal.
 in_a_row=0 runtime_ms=
 if [ -n "$start_uptime" ]; then
-  runtime_ms=$(((${stop_uptime%.*} - ${start_uptime%.*}) * 1000 + (1${stop_uptime#*.} - 1${start_uptime#*.}) * 10))
+  runtime_ms=$(((${stop_uptime%.*} - ${start_uptime%.*}) * 1000))
+  runtime_ms=$((runtime_ms + (1${stop_uptime#*.} - 1${start_uptime#*.}) * 10))
 fi
 if [ -n "$class" ]; then
   if [ -r "$last" ] && [ "${runtime_ms:-0}" -lt "$stable_ms" ]; then
@@ -93,7 +94,8 @@ fi
 # nothing may be in it that a shell would see as anything else.
 if [ $in_a_row -gt 0 ]; then
   printf '%s=%s\n' \
-    in_a_row "$in_a_row" invocation "$INVOCATION_ID" class "$class" code "$EXIT_CODE" status "$EXIT_STATUS" \
+    in_a_row "$in_a_row" invocation "$INVOCATION_ID" \
+    class "$class" code "$EXIT_CODE" status "$EXIT_STATUS" \
     start "${start_uptime%.*}${start_uptime#*.}" stop "${stop_uptime%.*}${stop_uptime#*.}" \
     time "$EPOCHREALTIME" runtime_ms "$runtime_ms" >"$last"
 elif [ -s "$last" ]; then

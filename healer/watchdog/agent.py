@@ -285,8 +285,9 @@ def _ready_ms(agent: Agent, state: AgentState, unit: UnitState) -> int | None:
 def _settled_ms(crash: Mapping[str, object]) -> int:
     """Return for how long a unit must be down to stay so: a rule may have it wait for its timer."""
     delay_ms = crash.get("restart_delay_ms")
-    waits = crash["restart"] == "will-restart" and isinstance(delay_ms, int)
-    return delay_ms + _TIMER_MS if waits and isinstance(delay_ms, int) else _SETTLED_MS
+    if crash["restart"] == "will-restart" and isinstance(delay_ms, int) and delay_ms > 0:
+        return delay_ms + _TIMER_MS
+    return _SETTLED_MS
 
 
 def _stopped(

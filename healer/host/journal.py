@@ -217,21 +217,35 @@ def _core_dump(entry: Mapping[str, Any], units: frozenset[str]) -> CoreDump | No
     unit, origin = _text(entry, "COREDUMP_UNIT"), _text(entry, "_SYSTEMD_UNIT")
     if unit not in units or not origin.startswith("systemd-coredump@"):
         return None
-    # Of which invocation the process was, its environment says, but that is the agent's own.
-    with _systemd(UNIT_STARTING, UNIT=unit) as reader:
-        reader.seek_cursor(_text(entry, "__CURSOR"))
-        started = reader.get_previous()
-    if not started:
+    invocation = _dumped_invocation(entry, unit)
+    if invocation is None:
         return None
     pid = _text(entry, "COREDUMP_PID")
     return CoreDump(
         unit=unit,
-        invocation=_text(started, "INVOCATION_ID"),
+        invocation=invocation,
         pid=int(pid) if pid.isdigit() else None,
         executable=_text(entry, "COREDUMP_EXE"),
         signal=_text(entry, "COREDUMP_SIGNAL_NAME").removeprefix("SIG"),
         stack=stack_of(_text(entry, "MESSAGE")),
     )
+
+
+def _dumped_invocation(entry: Mapping[str, Any], unit: str) -> str | None:
+    """Return the invocation that a process belonged to which dumped core.
+
+    Its environment says so. That is the agent's own, but PID 1 has to have begun that invocation of
+    that unit: an agent can pass one of its own dumps off for another of its own. Else it is the one
+    that was begun last; systemd-coredump(8) may need longer than the next takes to start.
+    """
+    environment = _text(entry, "COREDUMP_ENVIRON").splitlines()
+    said = [line.removeprefix("INVOCATION_ID=") for line in environment if "INVOCATION_ID=" in line]
+    if said and started_ms(unit, said[0]) is not None:
+        return said[0]
+    with _systemd(UNIT_STARTING, UNIT=unit) as reader:
+        reader.seek_cursor(_text(entry, "__CURSOR"))
+        started = reader.get_previous()
+    return _text(started, "INVOCATION_ID") if started else None
 
 
 def stack_of(message: str) -> tuple[str, ...]:

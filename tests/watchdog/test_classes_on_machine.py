@@ -135,6 +135,44 @@ def test_an_agent_that_runs_as_a_person(container: Boot) -> None:
     assert crash["data"]["journal"][-1].startswith("job ")
 
 
+def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
+    """In a container the kernel's core_pattern is the host's: what the kernel does is done here."""
+    machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
+    machine.wait_for_unit("worker.service")
+    wait_for_entry(machine, "restarts.counted")
+    machine.succeed("cp -a /var/lib/healer/journal.cursor /tmp/cursor")
+    pid = main_pid(machine, "worker.service")
+    machine.succeed(
+        "systemctl start systemd-coredump.socket",
+        f"head -c 4096 /dev/zero | /usr/lib/systemd/systemd-coredump {pid} 0 0 11 $(date +%s)"
+        " 18446744073709551615 machine",
+    )
+    machine.wait_until_succeeds("journalctl | grep 'dumped core'", timeout=60)
+    machine.succeed(f"kill -SEGV {pid}")
+    # Somebody else's word that an agent dumped core counts for nothing.
+    machine.write_file(
+        "/tmp/forged",
+        "MESSAGE=Process 1 dumped core.\nMESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n"
+        "COREDUMP_UNIT=other.service\nCOREDUMP_EXE=/forged\nCOREDUMP_SIGNAL_NAME=SIGSEGV\n",
+    )
+    machine.succeed("setpriv --reuid 65534 --clear-groups logger --journald=/tmp/forged")
+    crash = wait_for_entry(machine, "agent.crash", agent="worker")
+    dump = wait_for_entry(machine, "agent.coredump", agent="worker")
+    assert dump["incident"] == crash["incident"]
+    assert dump["data"]["invocation"] == crash["data"]["invocation"]
+    assert dump["data"]["executable"].startswith("/usr/bin/python3")
+    assert (dump["data"]["pid"], dump["data"]["signal"]) == (pid, "SEGV")
+    # Once, also when healer has forgotten how far it had read.
+    machine.succeed(
+        "systemctl stop healer",
+        "cp -a /tmp/cursor /var/lib/healer/journal.cursor",
+        "systemctl start healer",
+    )
+    machine.wait_until_fails("cmp -s /tmp/cursor /var/lib/healer/journal.cursor", timeout=60)
+    assert len(entries(machine, "agent.coredump")) == 1
+    assert_intact(machine)
+
+
 def test_a_core_dump(vm: Boot) -> None:
     machine = vm()
     never = {"policy": "never"}

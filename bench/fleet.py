@@ -422,8 +422,9 @@ class Host:
         """Do what was decided, and count it."""
         data = record.data
         if record.type == "action.intent" and data["action"] == "promote":
-            self._in(_SEC, lambda: self._came_of(record))
+            self._in(_SEC, lambda: self._came_of(record, data["target"]))
         elif record.type == "action.intent" and data["action"] == "rollback":
+            self.rolled_back.add(data["from"])
             self._in(_ROLLBACK, lambda: self._roll_back(record))
         elif record.type == "deployment.known-good":
             self.promoted.add(data["toplevel"])
@@ -435,8 +436,10 @@ class Host:
             told = self.doubted.get(data["toplevel"], False)
             self.doubted[data["toplevel"]] = told or bool(self.troubles) or not over
 
-    def _came_of(self, intent: Record) -> None:
-        data = {"action": intent.data["action"], "intent": 0, "ok": True}
+    def _came_of(self, intent: Record, needs: str) -> None:
+        """Tell the outcome: root's helper refuses where a person has deployed another system."""
+        ok = self.running.toplevel == needs
+        data = {"action": intent.data["action"], "intent": 0, "ok": ok}
         outcome = Record(self._now(), "action.outcome", data, intent.incident)
         self._tell_all(self.decisions.on_outcome(outcome, intent))
         self._look()
@@ -444,15 +447,15 @@ class Host:
     def _roll_back(self, intent: Record) -> None:
         source, target = self.systems[intent.data["from"]], self.systems[intent.data["target"]]
         if self.running is not source:
+            self._came_of(intent, source.toplevel)
             return
         self.counts["rollbacks"] += 1
-        self.rolled_back.add(source.toplevel)
         if not source.broken:
             self.counts["false rollbacks"] += 1
             kinds = sorted(t.kind.split()[0] for t in self.troubles)
             self.counts[f"false: {' '.join(kinds) or 'chance'}"] += 1
         self._switch(Deployed(target.toplevel, source.changed, source.shared, target.broken))
-        self._came_of(intent)
+        self._came_of(intent, target.toplevel)
 
     # Facts
 

@@ -102,7 +102,8 @@ class Rollback:
         began = _now()
         switch = self._switch_to(goal)
         ran = switch.taken_up()
-        if ran is None:
+        if ran is None or not self._is_there(goal):
+            # A power cut may have kept what the unit wrote, and not all that it did.
             switching.wait_for_lock(switch.deadline)
             systems = self._check_not_superseded()
             self._prepare()
@@ -170,6 +171,10 @@ class Rollback:
             running = systems.current
             raise RefusedError(f"superseded: {running} runs now, and it is not the one to blame")
         return systems
+
+    def _is_there(self, goal: Goal) -> bool:
+        systems = nix.systems(self._profile)
+        return (systems.current, systems.profile) == (self._target, goal.base)
 
     def _verify(self, goal: Goal, words: str) -> None:
         """Judge by what runs: exit 4 means that some unit failed, not that the switch did."""

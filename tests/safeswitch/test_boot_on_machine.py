@@ -74,3 +74,19 @@ def test_nothing_is_counted_where_there_is_nothing_to_go_back_to(container: Boot
     machine.reboot()
     machine.wait_for_unit("healer-boot.service")
     machine.fail(f"test -e {COUNT}")
+
+
+def test_a_probation_goes_on_after_a_reboot(container: Boot) -> None:
+    probation = {"safeSwitch": {"probationSec": 40}}
+    machine = container(system=system({"worker": agent()}, label="new", healer=probation))
+    new = machine.current_system()
+    wait_for_entry(machine, "host.up")
+    machine.sleep(25)
+    booted_into(machine, new)
+    assert promoted(machine) == new
+    again = entries(machine, "deployment.activated")[-1]
+    assert (again["data"]["toplevel"], again["data"]["kind"]) == (new, "boot")
+    good = wait_for_entry(machine, "deployment.known-good", toplevel=new)
+    assert good["boot"] == again["boot"]
+    # What was served before the reboot counts: it did not begin anew.
+    assert good["boottime_us"] - again["boottime_us"] < 40_000_000

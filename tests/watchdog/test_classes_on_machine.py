@@ -60,7 +60,7 @@ NOTIFY = {"Type": "notify", "TimeoutStartSec": 1}
         (
             "",
             {"command": ["/no/such/program"]},
-            {"class": "exit", "status": "203", "code": "exited"},
+            {"class": "exit", "status": "127", "code": "exited"},
         ),
     ],
     ids=["segfault", "hang", "start timeout", "protocol", "no program"],

@@ -38,7 +38,9 @@ def run(times: int = 4) -> Report:
 
 def _system(label: str, program: str, **healer: Any) -> dict[str, Any]:
     system = agents.system({"worker": agents.agent(program)}, label=label)
-    system["healer"] |= {"safeSwitch": {"probationSec": 2}, **healer}
+    # More rollbacks than a host may have in a day.
+    often = {"probationSec": 2, "maxRollbacksPerDay": 100}
+    system["healer"] |= {"safeSwitch": often, **healer}
     return system
 
 

@@ -6,7 +6,9 @@ when systemd will not start it again.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from healer.config import Agent
 from healer.events import Context, CoreDump, Ended, Instant, UnitState
@@ -28,8 +30,7 @@ _SETTLED_MS = 1000
 _TIMER_MS = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class AgentState:
+class AgentState(msgspec.Struct, frozen=True):
     """What the records say of one agent.
 
     ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
@@ -51,7 +52,7 @@ class AgentState:
     looped_in: str | None = None
     unhealthy: tuple[str, str] | None = None
     passed: tuple[tuple[str, str], ...] = ()
-    ladder: Ladder = field(default_factory=Ladder)
+    ladder: Ladder = msgspec.field(default_factory=Ladder)
     ready: tuple[str, int] | None = None
     restarts: int = 0
     dumped: tuple[str, ...] = ()

@@ -16,7 +16,10 @@ must hold, whatever the history:
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
+from msgspec.structs import replace
 
 from healer.config import Agent
 from healer.events import Ended, Instant, UnitState
@@ -40,8 +43,7 @@ class Spent:
     at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A quarantine by this intent (seq), to be over at ``until_ms`` of its boot.
 
     Where it is not ``sure``, root did not say that it came off; it may have, all the same.
@@ -64,8 +66,7 @@ class GivenUp:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(msgspec.Struct, frozen=True):
     """Where one agent stands.
 
     ``pending`` is the step that was intended and has no outcome yet, ``giving_up`` the last step

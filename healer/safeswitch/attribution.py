@@ -181,7 +181,7 @@ def _objections(
     unready: Collection[str],
 ) -> Iterator[str]:
     """Say what speaks against blaming the deployment: of the agent, of others, of the host."""
-    if state.change_of(name) == "same" and not state.shared:
+    if state.is_unchanged(name):
         yield "neither its unit nor what all share was changed"
     yield from _signs(state, agents[name], name)
     controls: dict[str, list[str]] = {}
@@ -198,7 +198,7 @@ def _signs(state: DeploymentState, agent: Agent, name: str) -> Iterator[str]:
     crashes = state.crashes[name]
     recent = crashes[-_RECENT:]
     if name in state.unwell_before:
-        yield "it crashed again and again under the known-good as well"
+        yield "it crashed again and again before this deployment as well"
     first, *later = crashes
     if first.first and _lasted(agent, first) and later and all(crash.early for crash in later):
         yield "it ran well under this deployment before it began to end at once"
@@ -222,7 +222,7 @@ def _controls(
         if other == name or other not in unready or (drags and first.at_ms < crashes[0].at_ms):
             continue
         if other in state.looped or _too_many(state, other, agents[other], crashes):
-            if state.change_of(other) == "same" and not state.shared:
+            if state.is_unchanged(other):
                 yield other, "nothing of it was changed"
             for sign in _signs(state, agents[other], other):
                 yield other, sign

@@ -3,19 +3,21 @@
 Pure: ``apply`` folds records into the state of healer/safeswitch/state.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec.structs import replace
 
 from healer.events import Changes, Instant, Systems
 from healer.records import Record
 from healer.safeswitch.baseline import SUSPICIOUS, Baseline, threshold
-from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Observation
+from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Observation, Streak
 
 # More crashes of one agent under one deployment than these tell nothing new.
 _REMEMBERED = 256
 # As many crashes in one incident are more than bad luck.
 _LOOPING = 3
+# Agents that began to crash within this time met the same trouble.
+_TOGETHER_MS = 60_000
 # Crashes that came at random would hardly leave a gap of so many of their intervals.
 _QUIET = 5
 # sysexits.h(3head): EX_TEMPFAIL, try again later.
@@ -77,7 +79,10 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         # A new boot of the same deployment: what it served stays, and so does the answer it got.
         return state
     from_good = not state.on_probation
-    looping = frozenset(name for name, times in state.unwell.items() if times >= _LOOPING)
+    # What a deployment was convicted of is over with it.
+    convicted = state.answered or record.data.get("kind") == "rollback"
+    unwell = {} if convicted else state.unwell
+    unwell_before = {} if from_good or convicted else state.unwell_before
     state = _changed(state, record, afresh=from_good or toplevel == state.known_good)
     observation = state.observation
     if observation is not None and observation.target != toplevel:
@@ -88,7 +93,8 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         crashes={},
         looped={},
         incidents={},
-        unwell_before=looping if from_good else state.unwell_before,
+        unwell=unwell,
+        unwell_before={**_looping(unwell), **unwell_before},
         redeployed=record.data.get("condemned") is True,
         answered=False,
         observation=observation,
@@ -98,6 +104,12 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         held_ms=0,
         began_ms=state.elapsed_ms,
     )
+
+
+def _looping(unwell: Mapping[str, Streak]) -> dict[str, int]:
+    """Name those that crash again and again, each with when that began."""
+    streaks = unwell.items()
+    return {name: streak.since_ms for name, streak in streaks if streak.crashes >= _LOOPING}
 
 
 def _changed(state: DeploymentState, record: Record, *, afresh: bool) -> DeploymentState:
@@ -153,10 +165,10 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
         return replace(state, baselines=baselines)
     if not state.on_probation:
         baselines[name] = baselines[name].crash(state.good_ms)
-        unwell = {**state.unwell, name: state.unwell.get(name, 0) + 1}
-        state = replace(state, unwell=unwell)
     elif data["toplevel"] is None:
         return state
+    streak = state.unwell.get(name, Streak(0, state.elapsed_ms))
+    streak = Streak(streak.crashes + 1, streak.since_ms)
     memory = data.get("memory") or {}
     crash = Crash(
         first=name not in state.incidents,
@@ -171,6 +183,7 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
     state = replace(
         state,
         baselines=baselines,
+        unwell={**state.unwell, name: streak},
         crashes={**state.crashes, name: crashes},
         incidents={**state.incidents, name: record.incident},
     )
@@ -210,11 +223,17 @@ def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
     if state.on_probation and _told_of_environment(state, agent):
         state = _begin_evidence_anew(state, agent)
     if agent in state.unwell_before:
-        # What made agents crash before this deployment is over.
-        state = replace(_begin_evidence_anew(state, agent), unwell_before=frozenset())
+        # What made it crash before this deployment is over, also for those that it hit with it.
+        began_ms = state.unwell_before[agent]
+        others = {
+            name: since_ms
+            for name, since_ms in state.unwell_before.items()
+            if abs(since_ms - began_ms) > _TOGETHER_MS
+        }
+        state = replace(_begin_evidence_anew(state, None), unwell_before=others)
     return replace(
         state,
-        unwell={name: times for name, times in state.unwell.items() if name != agent},
+        unwell={name: streak for name, streak in state.unwell.items() if name != agent},
         looped={name: why for name, why in state.looped.items() if name != agent},
     )
 
@@ -224,8 +243,7 @@ def _told_of_environment(state: DeploymentState, agent: str) -> bool:
     crashes = state.crashes.get(agent, ())
     if len(crashes) < _LOOPING:
         return False
-    unchanged = state.change_of(agent) == "same" and not state.shared
-    return unchanged or crashes[-1].temporary or crashes[-1].starved
+    return state.is_unchanged(agent) or crashes[-1].temporary or crashes[-1].starved
 
 
 def _troubled(state: DeploymentState, record: Record) -> DeploymentState:

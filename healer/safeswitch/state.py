@@ -37,6 +37,14 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Streak:
+    """An agent's crashes since it was last well, and when they began (``elapsed_ms``)."""
+
+    crashes: int
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failing:
     """A gate, or a readiness check, that fails since ``since_ms`` on the clock ``elapsed_ms``."""
 
@@ -64,8 +72,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
     is changed, same or added since the known-good, ``shared`` which inputs of all changed;
     ``changes_known`` is false where a deployment's record did not say. ``crashes`` and ``looped``
     are of runs that were started under the current deployment; ``unwell`` counts each agent's
-    crashes under the known-good since it last recovered, and ``unwell_before`` names those that
-    were looping when the deployment on probation replaced it.
+    crashes since it last recovered, without those that an earlier deployment was convicted of.
+    ``unwell_before`` names the agents that were looping so when the deployment on probation became
+    active, and have not recovered since, each with when that began (``elapsed_ms``).
 
     ``redeployed`` says that the current deployment was condemned when it became active,
     ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
@@ -93,8 +102,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     passed: frozenset[str] = frozenset()
     passed_by_good: frozenset[str] = frozenset()
     baselines: Mapping[str, Baseline] = {}
-    unwell: Mapping[str, int] = {}
-    unwell_before: frozenset[str] = frozenset()
+    unwell: Mapping[str, Streak] = {}
+    unwell_before: Mapping[str, int] = {}
     redeployed: bool = False
     answered: bool = False
     rollbacks: tuple[int, ...] = ()
@@ -155,6 +164,10 @@ class DeploymentState(msgspec.Struct, frozen=True):
         """Return changed, added, same or unknown: the agent's unit against the known-good."""
         change = self.changes.get(agent, "unknown")
         return "unknown" if change == "same" and not self.changes_known else change
+
+    def is_unchanged(self, agent: str) -> bool:
+        """Whether all that could break the agent is known to be as under the known-good."""
+        return self.change_of(agent) == "same" and not self.shared
 
     def baseline(self, agent: str) -> Baseline:
         """Return the agent's baseline; one that nothing is known of begins now."""

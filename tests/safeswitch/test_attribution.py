@@ -195,7 +195,84 @@ def test_an_agent_that_was_in_a_crash_loop_before_is_not_blamed_on_what_came_aft
     host.deploy(BAD, "web")
     host.crash("web", times=6)
     assert host.open_intent() is None
-    assert "under the known-good as well" in host.verdict()[1]
+    assert "before this deployment as well" in host.verdict()[1]
+
+
+def test_an_outage_under_a_deployment_on_probation_is_not_blamed_on_the_next() -> None:
+    """A person deployed what it hit, on top of a deployment that had not touched it."""
+    host = lived()
+    host.deploy(OTHER, "mail")
+    host.crash("web", "db", times=6)
+    host.deploy(BAD, "web", "db")
+    host.crash("web", times=6)
+    assert host.open_intent() is None
+    assert "before this deployment as well" in host.verdict()[1]
+    host.after(70)
+    host.crash("web", times=3)
+    assert host.rolls_back()
+
+
+def test_an_agent_that_a_deployment_was_not_blamed_for_is_not_blamed_on_the_next() -> None:
+    """The first changed all, and all ran well under it until an outage came."""
+    host = lived()
+    host.deploy(OTHER, "web", "db", "mail")
+    host.after(90)
+    host.crash("web", times=5)
+    assert host.open_intent() is None
+    host.deploy(BAD, "web")
+    host.crash("web", times=6)
+    assert host.open_intent() is None
+    assert "before this deployment as well" in host.verdict()[1]
+
+
+def test_what_a_deployment_was_convicted_of_excuses_no_later_one() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("web", times=3)
+    assert host.rolls_back()
+    host.comes_of_it()
+    host.after(10)
+    host.deploy(OTHER, "web")
+    host.crash("web", times=4)
+    assert host.rolls_back()
+
+
+def test_crashes_of_an_outage_that_is_over_do_not_count_with_a_later_one_by_chance() -> None:
+    host = lived()
+    host.crash("web", times=4)
+    host.deploy(BAD, "web")
+    host.crash("web", times=6)
+    host.after(70)
+    host.crash("web", after=250)
+    assert host.open_intent() is None
+    host.after(1400)
+    intent = host.open_intent()
+    assert intent is not None
+    assert intent.data["action"] == "promote"
+
+
+def test_an_outage_is_not_over_because_another_is() -> None:
+    """Two that began at different times: the agent that is well again tells of its own only."""
+    host = lived()
+    host.crash("db", times=4, after=30)
+    host.crash("web", times=4)
+    host.deploy(BAD, "web")
+    assert not host.of("agent.recovered")
+    host.crash("web", times=3, after=25)
+    assert "db" in [record.data["agent"] for record in host.of("agent.recovered")]
+    host.crash("web", times=6, after=25)
+    assert host.open_intent() is None
+    assert "before this deployment as well" in host.verdict()[1]
+
+
+def test_an_outage_is_over_for_all_that_it_hit_at_once() -> None:
+    host = lived()
+    host.crash("db", "web", times=4)
+    host.deploy(BAD, "web")
+    host.crash("web", times=3, after=25)
+    assert host.open_intent() is None
+    host.crash("web", times=5, after=25)
+    assert host.rolls_back()
 
 
 def test_an_agent_that_ran_well_and_then_could_not_start_met_something_else() -> None:

@@ -204,7 +204,17 @@ let
     };
   };
 
-  health.options = {
+  look = import ./look-options.nix {
+    inherit lib;
+    what = "check";
+    examples = {
+      url = "http://127.0.0.1:8080/health";
+      port = 8080;
+      command = ''[ "''${pkgs.coreutils}/bin/test" "-e" "/run/worker/ready" ]'';
+    };
+  };
+
+  health.options = look // {
     name = mkOption {
       type = types.nonEmptyStr;
       example = "web";
@@ -295,72 +305,6 @@ let
       description = ''
         Seconds after a start in which failures do not count; with the purpose `startup`, the time
         that the agent has to start.
-      '';
-    };
-    url = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.health.url;
-      example = "http://127.0.0.1:8080/health";
-      description = "Address that a check of type `http` asks.";
-    };
-    expectStatus = mkOption {
-      type = types.nullOr (types.ints.between 100 599);
-      default = defaults.health.expectStatus;
-      defaultText = lib.literalExpression (toString defaults.healthExpectStatus);
-      description = "Status that a check of type `http` expects.";
-    };
-    bodyContains = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.health.bodyContains;
-      example = "\"status\":\"ok\"";
-      description = "Text that a check of type `http` expects in the first MiB of the body.";
-    };
-    bodyMatches = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.health.bodyMatches;
-      example = "workers: [1-9]";
-      description = ''
-        Regular expression (of Python's `re`) that a check of type `http` expects somewhere in the
-        first MiB of the body.
-      '';
-    };
-    caFile = mkOption {
-      type = types.nullOr (types.strMatching "/.*");
-      default = defaults.health.caFile;
-      example = "/etc/ssl/internal-ca.pem";
-      description = ''
-        Certificates (PEM) that a check of type `http` trusts instead of the system's. The user
-        `healer` must be able to read it.
-      '';
-    };
-    insecure = mkOption {
-      type = types.nullOr types.bool;
-      default = defaults.health.insecure;
-      defaultText = lib.literalExpression "false";
-      description = "Whether a check of type `http` accepts any certificate of an https server.";
-    };
-    host = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.health.host;
-      defaultText = lib.literalMD ''"${defaults.healthHost}" with `tcp`, any with `listen`'';
-      description = ''
-        Name or address that a check of type `tcp` connects to; address at which a check of type
-        `listen` expects the socket, which may also listen at all addresses.
-      '';
-    };
-    port = mkOption {
-      type = types.nullOr (types.ints.between 1 65535);
-      default = defaults.health.port;
-      example = 8080;
-      description = "TCP port that a check of type `tcp` or `listen` is about.";
-    };
-    command = mkOption {
-      type = types.nullOr (types.nonEmptyListOf types.str);
-      default = defaults.health.command;
-      example = lib.literalExpression ''[ "''${pkgs.coreutils}/bin/test" "-e" "/run/worker/ready" ]'';
-      description = ''
-        Program and arguments that a check of type `command` runs, without a shell, as the user
-        `healer`, with nothing but `PATH` in its environment.
       '';
     };
     pattern = mkOption {

@@ -4,9 +4,18 @@ let
   inherit (lib) mkOption types;
   defaults = import ./defaults.nix;
   positiveSeconds = types.numbers.positive;
+  look = import ./look-options.nix {
+    inherit lib;
+    what = "gate";
+    examples = {
+      url = "https://example.org/";
+      port = 443;
+      command = "[ (lib.getExe pkgs.smoke-test) ]";
+    };
+  };
 in
 {
-  options = {
+  options = look // {
     name = mkOption {
       type = types.nonEmptyStr;
       example = "reachable";
@@ -48,66 +57,6 @@ in
       type = types.ints.between 1 1000000;
       default = defaults.gate.failureThreshold;
       description = "Looks in a row that must fail for the gate to fail. It passes at the first.";
-    };
-    url = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.gate.url;
-      example = "https://example.org/";
-      description = "Address that a gate of type `http` asks.";
-    };
-    expectStatus = mkOption {
-      type = types.nullOr (types.ints.between 100 599);
-      default = defaults.gate.expectStatus;
-      defaultText = lib.literalExpression (toString defaults.healthExpectStatus);
-      description = "Status that a gate of type `http` expects.";
-    };
-    bodyContains = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.gate.bodyContains;
-      description = "Text that a gate of type `http` expects in the first MiB of the body.";
-    };
-    bodyMatches = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.gate.bodyMatches;
-      description = ''
-        Regular expression (of Python's `re`) that a gate of type `http` expects in the first MiB of
-        the body.
-      '';
-    };
-    caFile = mkOption {
-      type = types.nullOr (types.strMatching "/.*");
-      default = defaults.gate.caFile;
-      description = "Certificates (PEM) that a gate of type `http` trusts instead of the system's.";
-    };
-    insecure = mkOption {
-      type = types.nullOr types.bool;
-      default = defaults.gate.insecure;
-      defaultText = lib.literalExpression "false";
-      description = "Whether a gate of type `http` accepts any certificate of an https server.";
-    };
-    host = mkOption {
-      type = types.nullOr types.nonEmptyStr;
-      default = defaults.gate.host;
-      defaultText = lib.literalMD ''"${defaults.healthHost}" with `tcp`, any with `listen`'';
-      description = ''
-        Name or address that a gate of type `tcp` connects to; address at which a gate of type
-        `listen` expects the socket.
-      '';
-    };
-    port = mkOption {
-      type = types.nullOr (types.ints.between 1 65535);
-      default = defaults.gate.port;
-      example = 443;
-      description = "TCP port that a gate of type `tcp` or `listen` is about.";
-    };
-    command = mkOption {
-      type = types.nullOr (types.nonEmptyListOf types.str);
-      default = defaults.gate.command;
-      example = lib.literalExpression ''[ (lib.getExe pkgs.smoke-test) ]'';
-      description = ''
-        Program and arguments that a gate of type `command` runs, without a shell, as the user
-        `healer`, with nothing but `PATH` in its environment. It passes with the exit code 0.
-      '';
     };
     unit = mkOption {
       type = types.nullOr types.nonEmptyStr;

@@ -1,4 +1,4 @@
-# What a health check and a gate of the same type look at; see ./agent-options.nix and
+# What a health check and a gate of the same type look at; see ./health-options.nix and
 # ./gate-options.nix.
 {
   lib,

@@ -1,4 +1,4 @@
-"""SafeSwitch on real generations: real derivations, profiles, switches, kills and power cuts."""
+"""SafeSwitch on real generations: real derivations, profiles, switches and kills."""
 
 import json
 from typing import Any
@@ -173,22 +173,6 @@ def test_a_generation_with_another_healer_starts_it(container: Boot) -> None:
     wait_for_entry(machine, "agent.crash", agent="worker")
     assert promoted(machine) == new
     assert_intact(machine)
-
-
-def test_power_cut_in_the_middle_of_a_rollback(vm: Boot) -> None:
-    machine = vm(system=GOOD)
-    good = promoted(machine)
-    bad = machine.deploy(BAD, status={0, 4})
-    machine.wait_until_succeeds(
-        'grep -s \'"action":"rollback"\' /var/lib/healer/ledger/*.jsonl', timeout=240
-    )
-    machine.crash()
-    machine.start()
-    machine.wait_for_unit("multi-user.target")
-    assert_rolled_back(machine, bad, good)
-    boots = entries(machine, "host.boot")
-    assert len(boots) == 2
-    assert boots[1]["data"]["previous_boot"] == boots[0]["boot"]
 
 
 def test_a_fix_deployed_while_the_rollback_waits_is_not_undone(container: Boot) -> None:

@@ -83,7 +83,8 @@ let
       ++ (if rules == [ ] then [ ] else map quote carryOut);
     in
     {
-      ExecStartPost = [ "+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
+      # A stop in the middle of a start ends the stamp as well: that must not fail the unit ("-").
+      ExecStartPost = [ "-+${shell} ${startStamp} %n" ] ++ toList (extra.ExecStartPost or [ ]);
       ExecStopPost = [
         (concatStringsSep " " stop)
       ]

@@ -1,4 +1,4 @@
-# ExecStartPost=+sh THIS UNIT: under which system toplevel, from which directory of unit files, and
+# ExecStartPost=-+sh THIS UNIT: under which system toplevel, from which directory of unit files, and
 # when, this invocation started.
 # It runs beside the agent, not before it, so it delays no restart. Shell builtins only.
 unit=$1

@@ -214,7 +214,7 @@ def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
             continue
         (start,) = service["serviceConfig"]["ExecStartPost"]
         (stop,) = service["serviceConfig"]["ExecStopPost"]
-        assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
+        assert re.fullmatch(r"-\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
         stop, _, rules = stop.partition(' "')
         assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n \d+", stop)
         assert (rules != "") == (name == "ruled")
@@ -323,7 +323,7 @@ def test_stamps_come_before_the_agents_own_commands() -> None:
         'shell = "/dash"; startStamp = "/start"; stopStamp = "/stop";',
     )
     config = rendered["services"]["a"]["serviceConfig"]
-    assert config["ExecStartPost"] == ["+/dash /start %n", "/bin/own"]
+    assert config["ExecStartPost"] == ["-+/dash /start %n", "/bin/own"]
     assert config["ExecStopPost"] == ["+/dash /stop %n 60000", "/bin/x", "/bin/y"]
 
 

@@ -170,6 +170,23 @@ def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
     assert entries(machine, "agent.crash") == []
 
 
+def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
+    """The stop also ends the start stamp, which is a control process of the unit's."""
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    machine.succeed(
+        "for n in $(seq 0 39); do"
+        "  systemctl stop worker; systemctl start --no-block worker; sleep 0.0$((n / 4)); done",
+        "systemctl stop worker",
+    )
+    assert machine.get_unit_property("worker.service", "Result") == "success"
+    machine.succeed("systemctl start worker")
+    kill_and_wait(machine, "worker.service")
+    crash = wait_for_entry(machine, "agent.crash", agent="worker")
+    assert crash["data"]["status"] == "KILL"
+    assert entries(machine, "agent.crash") == [crash]
+
+
 def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
@@ -222,11 +239,13 @@ def test_hostile_records_in_the_journal(container: Boot) -> None:
 
 def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
-    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("journalctl -u worker | grep 'job 1'", timeout=60)
     kill_and_wait(machine, "worker.service")
     wait_for_entry(machine, "agent.crash", agent="worker")
     machine.succeed("systemctl stop healer")
+    said = "journalctl -q _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID worker)"
     for _ in range(4):
+        machine.wait_until_succeeds(f"{said} | grep -q 'job '", timeout=60)
         kill_and_wait(machine, "worker.service")
     machine.succeed("systemctl start healer")
     assert wait_until_all_are_recorded(machine) == 5

@@ -77,6 +77,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("machine")
         if "vm" in names or chosen == "vm":
             item.add_marker("vm")
+            # One worker has them all: another would only wait for emulation.lock.
+            item.add_marker(pytest.mark.xdist_group("virtual machines"))
+    # The longest job first.
+    items.sort(key=lambda item: item.get_closest_marker("vm") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -229,5 +229,6 @@ def _controls(
 
 
 def _lasted(agent: Agent, crash: Crash) -> bool:
-    """Whether a run was stable before it ended."""
-    return crash.runtime_ms is not None and crash.runtime_ms >= agent.stable_sec * 1000
+    """Whether a run was stable before it ended; what is declared an early death was not."""
+    stable_ms = agent.stable_sec * 1000
+    return crash.runtime_ms is not None and crash.runtime_ms >= stable_ms and not crash.early

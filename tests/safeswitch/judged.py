@@ -20,6 +20,7 @@ class Judged:
     agents: tuple[str, ...] = ("db", "web", "mail")
     gates: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    stable_sec: float = 60
     boot: int = 1
     sec: float = 0
     current: str = GOOD
@@ -29,7 +30,11 @@ class Judged:
 
     def __post_init__(self) -> None:
         agent = {
-            name: Agent(unit=f"{name}.service", crash_loop=CrashLoop(max_crashes=5, window_sec=60))
+            name: Agent(
+                unit=f"{name}.service",
+                crash_loop=CrashLoop(max_crashes=5, window_sec=60),
+                stable_sec=self.stable_sec,
+            )
             for name in self.agents
         }
         gates = tuple(TcpGate(name=name, host="::1", port=1) for name in self.gates)

@@ -284,6 +284,15 @@ def test_an_agent_that_ran_well_and_then_could_not_start_met_something_else() ->
     assert "it ran well under this deployment" in host.verdict()[1]
 
 
+def test_an_early_death_was_no_good_run_however_soon_an_agent_is_called_stable() -> None:
+    """A slow host takes seconds until a broken program has ended for the first time."""
+    host = lived(stable_sec=2)
+    host.deploy(BAD, "web")
+    host.crash("web", after=5)
+    host.crash("web", times=4, after=1)
+    assert host.rolls_back()
+
+
 def test_an_agent_that_recovers_is_accused_of_nothing() -> None:
     host = lived(hours=0)
     host.deploy(BAD, "web")

@@ -66,9 +66,9 @@ def boot(request: pytest.FixtureRequest) -> Boot:
     return booter
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what boots a machine, and skip it where there is no booting one."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark what boots a machine: before xdist looks at the groups, so as a wrapper."""
     for item in items:
         names = getattr(item, "fixturenames", [])
         parameter = getattr(item, "callspec", None)
@@ -81,6 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("virtual machines"))
     # The longest job first.
     items.sort(key=lambda item: item.get_closest_marker("vm") is None)
+    yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -31,7 +31,7 @@ demo: setup
 
 test: setup
 	@$(PY) -m tests.machine.support
-	@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: setup
 	@$(PY) -m ruff check --extend-exclude build .

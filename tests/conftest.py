@@ -66,9 +66,13 @@ def boot(request: pytest.FixtureRequest) -> Boot:
     return booter
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark what boots a machine: before xdist looks at the groups, so as a wrapper."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what boots a machine, and skip it where there is no booting one.
+
+    Virtual machines come first: xdist gives the first half to one worker, so that no other waits
+    for emulation.lock meanwhile; it steals from the end.
+    """
     for item in items:
         names = getattr(item, "fixturenames", [])
         parameter = getattr(item, "callspec", None)
@@ -77,11 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker("machine")
         if "vm" in names or chosen == "vm":
             item.add_marker("vm")
-            # One worker has them all: another would only wait for emulation.lock.
-            item.add_marker(pytest.mark.xdist_group("virtual machines"))
-    # The longest job first.
     items.sort(key=lambda item: item.get_closest_marker("vm") is None)
-    yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -98,7 +98,7 @@ class Decisions:
 
         ``units`` must have been asked for after their last recorded ends.
         """
-        new: dict[str, int] = {}
+        new: dict[str, UnitState] = {}
         lost: list[Record] = []
         for unit, state in units.items():
             name = self.agent_of(unit)
@@ -108,9 +108,10 @@ class Decisions:
             # What runs had not ended when systemd was asked.
             ended = not state.running and self.agent(name).has_ended(now.boot, state.invocation)
             if count is None or count.boot != now.boot:
-                new[name] = counting.first_count(state, ended=ended)
+                new[name] = state
                 continue
-            count = counting.look(count, state.n_restarts, int(ended), now)
+            restarts, running = state.n_restarts, state.running
+            count = counting.look(count, restarts, int(ended), now, running=running)
             self.counts[name] = count
             lost += counting.losses(name, unit, count, now)
         return self._apply([*counting.begun(new, now), *lost])

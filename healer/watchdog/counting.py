@@ -25,11 +25,13 @@ class Count:
     """What systemd's count was in this boot when it was last looked at, and how it balances.
 
     ``balance`` is the ends recorded less the restarts counted. One may be ahead, whose restart is
-    still to come; below zero, ends are missing, since ``short_since_ms``.
+    still to come; below zero, ends are missing, since ``short_since_ms``. ``awaited`` is 1 while a
+    restart may come that follows an end from before the counting began.
     """
 
     boot: str
     n_restarts: int
+    awaited: int = 0
     balance: int = 0
     short_since_ms: int | None = None
 
@@ -38,7 +40,8 @@ def apply(counts: dict[str, Count], record: Record) -> None:
     """Fold a record into the counts, by agent."""
     data, boot = record.data, record.at.boot
     if record.type == "restarts.counted":
-        counts.update((name, Count(boot, counted)) for name, counted in data["counts"].items())
+        for name, counted in data["counts"].items():
+            counts[name] = Count(boot, counted, awaited=int(name in data.get("awaited", ())))
     elif (count := counts.get(data.get("agent", ""))) is not None:
         counts[data["agent"]] = _applied(count, record)
 
@@ -49,19 +52,24 @@ def _applied(count: Count, record: Record) -> Count:
         case "agent.crash" | "agent.exit" | "agent.stopped" if data["boot"] == count.boot:
             return _balanced(count, count.balance + 1)
         case "agent.restarted" | "agent.recovered" if same_boot and "n_restarts" in data:
-            return look(count, data["n_restarts"], 0, record.at)
+            return look(count, data["n_restarts"], 0, record.at, running=True)
         case "loss" if same_boot and data["what"] == "restarts":
-            looked = look(count, data["n_restarts"], 0, record.at)
+            looked = look(count, data["n_restarts"], 0, record.at, running=False)
             return _balanced(looked, looked.balance + data["count"])
         case _:
             return count
 
 
-def look(count: Count, n_restarts: int, ahead: int, now: Instant) -> Count:
-    """Count the restarts since the last look; at most ``ahead`` ends may wait for theirs."""
+def look(count: Count, n_restarts: int, ahead: int, now: Instant, *, running: bool) -> Count:
+    """Count the restarts since the last look; at most ``ahead`` ends may wait for theirs.
+
+    Whatever a unit that is ``running`` waited for has come, or will not.
+    """
     grown = n_restarts - count.n_restarts if n_restarts >= count.n_restarts else n_restarts
-    looked = replace(count, n_restarts=n_restarts)
-    return _balanced(looked, min(ahead, count.balance - grown), now)
+    awaited = min(count.awaited, grown)
+    left = 0 if running else count.awaited - awaited
+    looked = replace(count, n_restarts=n_restarts, awaited=left)
+    return _balanced(looked, min(ahead, count.balance - grown + awaited), now)
 
 
 def losses(name: str, unit: str, count: Count, now: Instant) -> Iterator[Record]:
@@ -81,17 +89,17 @@ def losses(name: str, unit: str, count: Count, now: Instant) -> Iterator[Record]
     yield Record(now, "loss", data)
 
 
-def begun(counts: Mapping[str, int], now: Instant) -> Iterator[Record]:
-    """Say from which of systemd's counts on these agents' restarts are accounted for."""
-    ordered = sorted(counts.items())
+def begun(units: Mapping[str, UnitState], now: Instant) -> Iterator[Record]:
+    """Say from which of systemd's counts on these agents' restarts are accounted for.
+
+    An agent that is down may wait for the restart that follows an end from before.
+    """
+    ordered = sorted(units.items())
     for first in range(0, len(ordered), _AT_ONCE):
-        some = dict(ordered[first : first + _AT_ONCE])
-        yield Record(now, "restarts.counted", {"counts": some})
-
-
-def first_count(unit: UnitState, *, ended: bool) -> int:
-    """Return the count to begin with; the restart that an ended run still waits for is in it."""
-    return unit.n_restarts + (0 if unit.running and not ended else 1)
+        some = ordered[first : first + _AT_ONCE]
+        counts = {name: unit.n_restarts for name, unit in some}
+        awaited = [name for name, unit in some if not unit.running]
+        yield Record(now, "restarts.counted", {"counts": counts, "awaited": awaited})
 
 
 def _balanced(count: Count, balance: int, now: Instant | None = None) -> Count:

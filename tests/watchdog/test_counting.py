@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -191,9 +192,33 @@ def test_restarts_from_before_healer_counted_are_none_of_its_business() -> None:
     systemd = Systemd(n_restarts=7)
     decisions = Decisions(CONFIG)
     (begun,) = decisions.on_counts({UNIT: systemd.look()}, systemd.now())
-    assert begun.data == {"counts": {"web": 7}}
+    assert begun.data == {"counts": {"web": 7}, "awaited": []}
     systemd.uptime_ms += 10_000
     assert decisions.on_counts({UNIT: systemd.look()}, systemd.now()) == []
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["comes", "is forestalled by a stop"])
+def test_a_restart_that_was_awaited_when_the_counting_began(comes: bool) -> None:
+    history = Histories()
+    history.reboot()
+    history.crash(lost=False, restarts=True)
+    history.crash(lost=False, restarts=False)
+    history.look()
+    assert history.ledger[-1].data == {"counts": {"web": 1}, "awaited": ["web"]}
+    if comes:
+        history.automatic_restart()
+    else:
+        history.stop_by_hand()
+    history.look()
+    history.look()
+    assert history.told() == 0
+    # From then on nothing goes unseen.
+    history.start_by_hand()
+    history.look()
+    history.crash(lost=True, restarts=True)
+    history.look()
+    history.look()
+    assert history.told() == 1
 
 
 def test_a_thousand_agents_are_counted_in_a_few_entries() -> None:

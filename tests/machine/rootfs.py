@@ -26,6 +26,7 @@ PACKAGES = (
     "curl",
     "dbus",
     "iproute2",
+    "libdw1t64",  # with which systemd-coredump finds the stack
     "linux-image-cloud-amd64",
     "netcat-openbsd",
     "nix-bin",

@@ -351,31 +351,3 @@ def test_a_dependency_that_cannot_be_checked_is_no_failure(container: Boot) -> N
     machine.wait_for_unit("worker.service")
     machine.sleep(3)
     assert entries(machine, "health.failed") == []
-
-
-def test_out_of_memory_is_told_apart_from_a_kill(vm: Boot) -> None:
-    hog = "import time\nblocks = []\nwhile True: blocks.append(bytearray(b'x' * 4_000_000))\n"
-    limits = {"MemoryMax": "60M", "MemorySwapMax": "0"}
-    machine = vm()
-    agents = {
-        "hog": agent("hog", serviceConfig=limits, restart={"policy": "never"}),
-        "worker": agent(),
-    }
-    machine.deploy(system(agents, etc={"agents/hog.py": hog}), status={0, 4})
-    crash = wait_for_entry(machine, "agent.crash", agent="hog", timeout=60)
-    assert crash["data"]["class"] == "oom"
-    assert crash["data"]["memory"]["oom_kill"] >= 1
-    assert crash["data"]["memory"]["peak"] >= 50_000_000
-    kill_and_wait(machine, "worker.service")
-    crash = wait_for_entry(machine, "agent.crash", agent="worker", timeout=60)
-    assert crash["data"]["class"] == "signal"
-    assert crash["data"]["memory"]["oom_kill"] == 0
-
-    machine.succeed("date --set='2 days ago'")
-    step = wait_for_entry(machine, "host.clock-step", timeout=60)
-    assert step["data"]["step_us"] < -86_000_000_000
-    kill_and_wait(machine, "worker.service")
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.crash --json | wc -l) = 3", timeout=60
-    )
-    assert_intact(machine)

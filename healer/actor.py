@@ -4,7 +4,7 @@ is recorded, also when there was no way to carry it out.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ class Actor:
         units: Units,
         append: Callable[[Record], "Future[Entry]"],
         record: Callable[[Iterable[Record]], object],
-        observe: Callable[[], Systems],
+        observe: Callable[[], Awaitable[Systems]],
         leave: Callable[[str], None],
     ) -> None:
         self._decisions = decisions
@@ -99,9 +99,10 @@ class Actor:
         return await self._ask_safe_switch(request, who)
 
     async def _ask_safe_switch(self, request: SafeSwitchRequest, who: str) -> Answer:
+        systems = await self._observe()
         known, going = self._decisions.deployment, self._decisions.trial
         try:
-            data = asked.intend(request.verb, request.toplevel, who, known, going, self._observe())
+            data = asked.intend(request.verb, request.toplevel, who, known, going, systems)
         except RefusedError as error:
             return Answer(False, str(error))
         data["grant"] = request.grant
@@ -180,7 +181,7 @@ class Actor:
         async with self._turn(entry):
             config, unit_state = self._decisions.config, self._units.state_of
             done = await actions.carry_out(entry, config, unit_state, self._standby, waits)
-            self._observe()
+            await self._observe()
             return self._came_of(intent, entry.seq, done)
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[object]:

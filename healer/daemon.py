@@ -27,6 +27,7 @@ from healer.errors import ConfigError, HealerError
 from healer.events import Changes, Instant, Systems
 from healer.host import changes, clock, nix
 from healer.host.environment import Environment
+from healer.host.switch_lock import SwitchLock
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
@@ -58,6 +59,7 @@ class Daemon:
         self._runtime_dir = Path(loaded.config.runtime_dir)
         self._publisher = report.Publisher(self._runtime_dir)
         self._texts = StatusTexts(loaded.config)
+        self._switch_lock = SwitchLock()
         self._units = Units(self._decisions.units, self._texts, self._unit_changed, self._died)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
@@ -215,7 +217,7 @@ class Daemon:
         """Look at the host once, in the order of causes, and record what follows."""
         if self._reload:
             self._reload_config()
-        systems = self._look_at_systems()
+        systems = await self._look_at_systems()
         await self._recorder.look_at_stamps(self._alive)
         if await self._recorder.look_at_journal(self._alive):
             self._wake.set()
@@ -234,8 +236,9 @@ class Daemon:
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
 
-    def _look_at_systems(self) -> Systems:
-        systems = nix.systems(Path(self._config.safe_switch.profile))
+    async def _look_at_systems(self) -> Systems:
+        switching = await self._switch_lock.is_held()
+        systems = nix.systems(Path(self._config.safe_switch.profile), switching=switching)
         activated = self._decisions.on_systems(systems, clock.now(), self._changes(systems))
         self._record(activated)
         if activated or (self._switching and not systems.switching):
@@ -306,6 +309,7 @@ class Daemon:
         self._settle()
 
     def _died(self, unit: str, invocation: str) -> None:
+        self._switch_lock.ask()
         self._recorder.died(unit, invocation)
 
     def _settle(self) -> None:

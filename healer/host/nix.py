@@ -19,8 +19,11 @@ _GENERATION = re.compile(r".+-(\d+)-link")
 _NEWEST = 50
 
 
-def systems(profile: Path) -> Systems:
-    """Read the separate facts of which system is where."""
+def systems(profile: Path, *, switching: bool | None = None) -> Systems:
+    """Read the separate facts of which system is where.
+
+    ``switching`` is whether the switch lock is held, where that was asked already.
+    """
     current, target = _resolve(CURRENT), _resolve(profile)
     base, specialisation = (None, None) if current is None else base_of(current, profile, target)
     return Systems(
@@ -28,7 +31,7 @@ def systems(profile: Path) -> Systems:
         booted=_resolve(BOOTED),
         profile=target,
         generation=_generation(profile),
-        switching=is_locked(SWITCH_LOCK),
+        switching=is_locked(SWITCH_LOCK) if switching is None else switching,
         boot_default=bootloader.default(),
         base=base,
         specialisation=specialisation,

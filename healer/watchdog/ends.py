@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,9 @@ class Ends:
         """Ask the journal nothing more."""
         self._journal.shutdown(wait=False, cancel_futures=True)
 
-    def stamped(self, units: frozenset[str], before_reading: Callable[[], object]) -> list[Ended]:
+    async def stamped(
+        self, units: frozenset[str], before_reading: Callable[[], Awaitable[None]]
+    ) -> list[Ended]:
         """Return the ends of ``units`` that new stop stamps tell of, oldest first.
 
         ``before_reading`` is called when it is known that there are such, and which.
@@ -61,24 +63,27 @@ class Ends:
         there = stamps.stop_stamps(self.stamps)
         self._handled &= there.keys()
         self._removable &= there.keys()
-        return self._read(there, units, before_reading)
+        return await self._read(there, units, before_reading)
 
-    def stamped_as(
-        self, names: Iterable[str], units: frozenset[str], before_reading: Callable[[], object]
+    async def stamped_as(
+        self,
+        names: Iterable[str],
+        units: frozenset[str],
+        before_reading: Callable[[], Awaitable[None]],
     ) -> list[Ended]:
         """Return what ``stamped`` does, of the stop stamps of these names."""
-        return self._read(stamps.among(names), units, before_reading)
+        return await self._read(stamps.among(names), units, before_reading)
 
-    def _read(
+    async def _read(
         self,
         there: Mapping[str, tuple[str, str]],
         units: frozenset[str],
-        before_reading: Callable[[], object],
+        before_reading: Callable[[], Awaitable[None]],
     ) -> list[Ended]:
         new = {name for name, (unit, _) in there.items() if unit in units} - self._handled
         if not new:
             return []
-        before_reading()
+        await before_reading()
         return stamps.read(self.stamps, new)
 
     async def journalled(self, units: frozenset[str]) -> Replay | None:

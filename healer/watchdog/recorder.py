@@ -8,7 +8,7 @@ of the journal even before that, when the kernel says that the main process is g
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from healer.decisions import Decisions
@@ -44,7 +44,7 @@ class Recorder:
         units: Units,
         ledger: Ledger,
         record: Callable[[Iterable[Record]], Written],
-        look_at_systems: Callable[[], Systems],
+        look_at_systems: Callable[[], Awaitable[Systems]],
         remove_stamps: Callable[[list[str], Callable[[], None]], None],
         recorded: Callable[[], None],
     ) -> None:
@@ -74,7 +74,7 @@ class Recorder:
                 self._written.clear()
                 # In a storm there are thousands of others beside each new one.
                 names, self._new = self._new, set()
-                await self._end_all(self._ends.stamped_as(names, *self._about_stamps))
+                await self._end_all(await self._ends.stamped_as(names, *self._about_stamps))
         finally:
             watches.close()
             self._ends.close()
@@ -92,13 +92,13 @@ class Recorder:
 
     async def look_at_stamps(self, alive: Callable[[], None]) -> None:
         """Record the ends that any stamps tell of; ``alive`` is called after each."""
-        await self._end_all(self._ends.stamped(*self._about_stamps), alive)
+        await self._end_all(await self._ends.stamped(*self._about_stamps), alive)
         if not self._removing and (names := self._ends.to_remove()):
             self._removing = True
             self._remove_stamps(names, self._stamps_removed)
 
     @property
-    def _about_stamps(self) -> tuple[frozenset[str], Callable[[], None]]:
+    def _about_stamps(self) -> tuple[frozenset[str], Callable[[], Awaitable[None]]]:
         return self._decisions.units, self._note_systems
 
     async def _end_all(
@@ -127,7 +127,7 @@ class Recorder:
         # Where there is a stamp too, it knows more.
         await self.look_at_stamps(alive)
         if replay.ended:
-            self._note_systems()
+            await self._note_systems()
         await self._end_all(replay.ended, alive)
         for dump in replay.dumped:
             self._record(self._decisions.on_dump(dump, clock.now()))
@@ -141,8 +141,8 @@ class Recorder:
         self._record(self._decisions.on_counts(self._units.fresh, clock.now()))
         return False
 
-    def _note_systems(self) -> None:
-        self._switching = self._look_at_systems().switching
+    async def _note_systems(self) -> None:
+        self._switching = (await self._look_at_systems()).switching
 
     async def _end(self, ended: Ended) -> None:
         """Record one invocation's end, unless it is recorded."""

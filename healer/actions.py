@@ -15,7 +15,7 @@ import msgspec
 from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
-from healer.helper import CarryOut, Measure, RemoveStamps, Reply, Request, TellUp
+from healer.helper import CarryOut, Measure, RemoveStamps, Reply, Request, TellStable, TellUp
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rebooting, rollback, trial
@@ -216,11 +216,11 @@ async def measure(before: str, after: str, config: Config) -> dict[str, int]:
         return {}
 
 
-async def tell_up(config: Config) -> None:
-    """Have root begin the count of boots anew, however long it takes until its helper answers."""
+async def tell(what: TellUp | TellStable, config: Config) -> None:
+    """Tell root what healer has found, however long it takes until its helper answers."""
     while True:
         with contextlib.suppress(OSError, TimeoutError, msgspec.MsgspecError):
-            await _done(TellUp(), config)
+            await _done(what, config)
             return
         await asyncio.sleep(_RETRY_SEC)
 

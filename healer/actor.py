@@ -15,6 +15,7 @@ from healer.control import AgentRequest, Answer, Request, SafeSwitchRequest
 from healer.decisions import Decisions
 from healer.errors import LedgerIOError, RefusedError
 from healer.events import Systems
+from healer.helper import TellStable, TellUp
 from healer.host import clock
 from healer.ledger.entry import Entry
 from healer.records import Record
@@ -90,7 +91,11 @@ class Actor:
 
     def tell_up(self) -> None:
         """Tell root that the host has come up."""
-        self._spawn(actions.tell_up(self._decisions.config))
+        self._spawn(actions.tell(TellUp(), self._decisions.config))
+
+    def tell_stable(self) -> None:
+        """Tell root that healer itself has come up, and stays so."""
+        self._spawn(actions.tell(TellStable(), self._decisions.config))
 
     async def ask(self, request: Request, who: str) -> Answer:
         """Do what a person asks, and tell that person what became of it."""

@@ -43,6 +43,8 @@ log = logging.getLogger("healer")
 
 _TICK_SEC = 1.0
 _SETTLE_SEC = 0.05
+# A run of this length is stable: systemd is to restart healer at once again.
+_STABLE_SEC = 30.0
 _CLOCK_STEP_US = 2_000_000
 # Below the runtime directory; healer-boot-complete.service waits for it.
 _UP = "up"
@@ -88,6 +90,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
         self._intents: dict[int, Entry] = {}
+        self._last_run: Record | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._look_sec = 0.0
         self._clock_offset_us = _clock_offset_us()
@@ -108,8 +111,9 @@ class Daemon:
         loop.add_signal_handler(signal.SIGINT, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._ask_reload)
         self._remember()
-        self._started()
+        await self._started()
         notify("READY=1")
+        loop.call_later(_STABLE_SEC, self._actor.tell_stable)
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(job)
@@ -134,14 +138,14 @@ class Daemon:
 
     def _remember(self) -> None:
         """Fold the ledger's history into the state, and find the intents without an outcome."""
-        boot = told = None
+        told = None
         drift = []
         for entry in self._ledger.history():
             at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
             record = Record(at, entry.type, entry.data, entry.incident)
             self._decisions.replay(record)
             if entry.type.startswith("healer."):
-                boot = entry.boot
+                self._last_run = record
             elif entry.type.startswith("drift."):
                 drift.append(record)
             elif entry.type == "boot.rolled-back":
@@ -151,6 +155,7 @@ class Daemon:
             elif entry.type == "action.outcome":
                 self._intents.pop(entry.data["intent"], None)
         self._drift.state = DriftState.restore(drift)
+        boot = self._last_run.at.boot if self._last_run is not None else None
         if boot != clock.boot_id():
             self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
         rolled_back = booting.rolled_back()
@@ -160,13 +165,14 @@ class Daemon:
                 self._decisions.replay(record)
             self._record(records)
 
-    def _started(self) -> None:
+    async def _started(self) -> None:
         off = self._safe_switch_off
         data = {
             "version": __version__,
             "config_sha256": self._loaded.sha256,
             "agents": sorted(self._config.agents),
             "safe_switch": f"off: {off}" if off else "on",
+            "previous_end": await self._recorder.previous_end(self._last_run),
         }
         self._record([Record(clock.now(), "healer.started", data)])
         for intent in self._intents.values():

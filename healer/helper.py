@@ -26,6 +26,7 @@ from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
 from healer.safeswitch import booting, requests, rollback
+from healer.watchdog import itself
 
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
 _MAX_REQUEST = 1024 * 1024
@@ -53,6 +54,14 @@ class TellUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """
 
 
+class TellStable(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request to begin the count of healer's own restarts anew, because it stays up.
+
+    systemd waits longer with each of them, and never forgets one by itself. It needs no intent: it
+    is about nobody but the daemon.
+    """
+
+
 class Measure(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The request to measure how two toplevels differ. It needs no intent: it changes nothing."""
 
@@ -60,7 +69,7 @@ class Measure(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     after: str
 
 
-Request = CarryOut | RemoveStamps | TellUp | Measure
+Request = CarryOut | RemoveStamps | TellUp | TellStable | Measure
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -111,6 +120,8 @@ def _answer(config: Config, line: bytes) -> Reply:
     if isinstance(request, TellUp):
         booting.forget()
         return Reply(True, "the host is up")
+    if isinstance(request, TellStable):
+        return Reply(*keeping.reset(itself.UNIT))
     if isinstance(request, Measure):
         nix.check_toplevel(request.before)
         nix.check_toplevel(request.after)

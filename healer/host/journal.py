@@ -127,6 +127,14 @@ def started_ms(unit: str, invocation: str) -> int | None:
     return _uptime_ms(entry) if entry else None
 
 
+def last_failure(unit: str) -> Ended | None:
+    """Return how a unit failed last, by PID 1's records; None where they tell of no failure."""
+    with _systemd(UNIT_FAILED, UNIT=unit) as reader:
+        reader.seek_tail()
+        failed = reader.get_previous()
+    return _ended(failed) if failed else None
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """A page of what the journal holds behind a cursor: ends, and core dumps.

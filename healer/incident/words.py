@@ -160,6 +160,15 @@ def _health_check(data: Data) -> str:
     return f"its health check {check}" if check else "its health check"
 
 
+def _started(data: Data) -> str:
+    agents, before = data.get("agents"), data.get("previous_end")
+    count = len(agents) if isinstance(agents, list) else 0
+    says = f"healer {text(data, 'version')} has started; it watches {count} agents"
+    if isinstance(before, Mapping):
+        says += f"; its run before this one: {ending(before)}"
+    return says
+
+
 def _crash(data: Data) -> str:
     runtime = milliseconds(data, "runtime_ms")
     after = f" after {runtime}" if runtime else ""
@@ -346,6 +355,8 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"the rollback did not help, {toplevel(d.get('toplevel'))} was not to blame: "
         f"{text(d, 'reason')}"
     ),
+    "healer.started": _started,
+    "healer.stopped": lambda d: f"healer stops: {text(d, 'reason')}",
     "host.up": lambda d: f"the host is up, {milliseconds(d, 'after_ms')} after its boot",
     "boot.rolled-back": lambda d: (
         f"{toplevel(d.get('from'))} was rolled back in the boot, to {toplevel(d.get('target'))}: "

@@ -97,6 +97,16 @@ class Ends:
         found = [stamps.with_start(self.stamps, ended) for ended in replay.ended]
         return replace(replay, ended=found)
 
+    async def last_failure(self, unit: str) -> Ended | None:
+        """Return how a unit failed last, by the journal; None if it did not, or nobody can tell."""
+        found: Ended | None
+        try:
+            found = await self._ask(journal.last_failure, unit)
+        except HostUnavailableError as error:
+            log.warning("%s; it is not known how %s ended", error, unit)
+            return None
+        return found
+
     def read_up_to(self, cursor: str) -> None:
         """Remember how far the journal was read; what is read twice is recorded once."""
         try:

@@ -18,6 +18,7 @@ from healer.host.inotify import WRITTEN, Watches
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
+from healer.watchdog import itself
 from healer.watchdog.ends import Ends
 from healer.watchdog.units import Units
 
@@ -78,6 +79,15 @@ class Recorder:
         finally:
             watches.close()
             self._ends.close()
+
+    async def previous_end(self, last: Record | None) -> dict[str, str] | None:
+        """Return how healer's own run before this one ended; None where it could say so itself.
+
+        ``last`` is the last record of a run's begin or end.
+        """
+        if last is None or not itself.ended_unsaid(last, clock.boot_id()):
+            return None
+        return itself.previous_end(last, await self._ends.last_failure(itself.UNIT))
 
     def died(self, unit: str, invocation: str) -> None:
         """Ask what an agent was doing: its main process is gone, and its stamp follows."""

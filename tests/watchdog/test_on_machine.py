@@ -260,6 +260,10 @@ def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot
         machine.succeed(f"kill -KILL {running_pid(machine, 'healer.service')}")
         machine.wait_until_succeeds("systemctl is-active healer", timeout=20)
     assert wait_until_all_are_recorded(machine) == 9
+    # The ledger tells how its own runs ended.
+    ends = [e["data"]["previous_end"] for e in entries(machine, "healer.started")]
+    assert ends[:2] == [None, None]
+    assert {(end["class"], end["status"]) for end in ends[2:]} == {("signal", "KILL")}
 
 
 def test_dbus_journald_and_systemd_itself_restart(container: Boot) -> None:

@@ -58,7 +58,8 @@ def check(value: object, depth: int = 0) -> None:
         return
     if isinstance(value, int):
         if not -INT_LIMIT < value < INT_LIMIT:
-            raise NotCanonicalError(f"integer {value:.3e} is not below 2^53")
+            # Not in decimal: a hostile one is too long for that, and too large for a float.
+            raise NotCanonicalError(f"an integer of {value.bit_length()} bits is not below 2^53")
     elif depth >= MAX_DEPTH:
         raise NotCanonicalError(f"nested deeper than {MAX_DEPTH}")
     elif isinstance(value, list):

@@ -83,6 +83,7 @@ def test_values_outside_the_profile_are_refused(value: object) -> None:
         b"1.0",
         b"1e2",
         b"9007199254740992",
+        b"9" * 400,
         b'{"a":1,"a":1}',
         b'{"b":1,"a":2}',
         b'{"a": 1}',

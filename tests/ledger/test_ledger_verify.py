@@ -262,6 +262,16 @@ def test_hostile_files_are_refused_quickly(sample: Sample) -> None:
         assert named(report) == (first.name, 1, 0)
 
 
+@pytest.mark.parametrize("digits", [17, 400, 5000])
+def test_a_number_of_any_size_is_named(sample: Sample, digits: int) -> None:
+    first, content = sample.copy / sample.bytes[0][0], sample.bytes[0][1]
+    number = b"9" * digits
+    first.write_bytes(content.replace(b'"n":0', b'"n":' + number, 1))
+    report = verify(sample.copy, sample.key)
+    assert report.verdict is Verdict.TAMPERED
+    assert named(report) == (first.name, 2, 1)
+
+
 def test_the_reader_names_file_and_line(sample: Sample) -> None:
     name, data = sample.bytes[0]
     lines = data.splitlines(keepends=True)

@@ -16,22 +16,21 @@ from healer.errors import RefusedError
 _INHERITED = ("User", "Group", "DynamicUser", "StateDirectory", "WorkingDirectory")
 
 
-def run(agents: Mapping[str, Agent], concerned: Iterable[str]) -> list[str]:
-    """Run the hooks of these agents, all snapshots first; return what was run, in words.
+def run(agents: Mapping[str, Agent], concerned: Iterable[str]) -> None:
+    """Run the hooks of these agents, all snapshots first.
 
-    RefusedError names the first that failed or took too long.
+    The preparation of an agent whose unit does not exist is left out: no run of it under this
+    system has changed anything. RefusedError names the first that failed or took too long.
     """
     names = [name for name in concerned if name in agents]
-    ran = []
     for name in names:
         if (command := agents[name].snapshot) is not None:
             _run(name, agents[name], "snapshot", command, [])
-            ran.append(f"snapshot of {name}")
     for name in names:
         if (command := agents[name].before_rollback) is not None:
-            _run(name, agents[name], "beforeRollback", command, _identity(agents[name].unit))
-            ran.append(f"beforeRollback of {name}")
-    return ran
+            properties = _identity(name, agents[name].unit)
+            if properties is not None:
+                _run(name, agents[name], "beforeRollback", command, properties)
 
 
 def longest_sec(agents: Mapping[str, Agent]) -> float:
@@ -43,14 +42,27 @@ def longest_sec(agents: Mapping[str, Agent]) -> float:
     )
 
 
-def _identity(unit: str) -> list[str]:
-    """Return the properties of an agent's unit that its hook shares."""
-    names = [f"--property={name}" for name in _INHERITED]
+def _identity(name: str, unit: str) -> list[str] | None:
+    """Return the properties of an agent's unit that its hook shares; None where there is no unit.
+
+    Without a user among them a hook would run as root: RefusedError where systemd does not say.
+    """
+    names = [f"--property={name}" for name in ("LoadState", *_INHERITED)]
     done = _call(["systemctl", "show", *names, unit])
-    pairs = (line.partition("=") for line in done.stdout.splitlines())
+    pairs = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    state = pairs.pop("LoadState", "not known")
+    if done.returncode == 0 and state in {"not-found", "masked"}:
+        return None
+    if done.returncode != 0 or state != "loaded":
+        raise RefusedError(
+            f"beforeRollback of {name} cannot be run as its user, for {unit} is {state}: nothing "
+            f"was changed; see systemctl status {unit}"
+        )
     # "!" marks a working directory whose absence is borne, "~" the user's home.
     return [
-        f"--property={key}={value}" for key, _, value in pairs if value and value[0] not in "!["
+        f"--property={key}={value}"
+        for key, value in pairs.items()
+        if value and value[0] not in "!["
     ]
 
 

@@ -203,11 +203,23 @@ def test_hooks_run_before_the_rollback_as_whom_they_should(container: Boot) -> N
         "snapshot": ["/bin/sh", "-c", f"{note} >/run/snapshot"],
         "beforeRollback": ["/bin/sh", "-c", f"{note} >$STATE_DIRECTORY/prepared"],
     }
-    machine = container(system=good(options=options))
+    # The bad system does not have this one's unit: nobody knows there as whom its hook should run.
+    command = ["/bin/sh", "-c", "id -u >/run/gone"]
+    gone = {"adopt": True, "unit": "gone.service", "beforeRollback": command}
+    service = {
+        "wantedBy": ["multi-user.target"],
+        "serviceConfig": {"ExecStart": "/bin/sleep infinity", "User": "nobody"},
+    }
+    before = good(options=options, services={"gone": service})
+    after = bad(options=options)
+    for declared in (before, after):
+        declared["healer"]["agents"]["gone"] = gone
+    machine = container(system=before)
     known_good = promoted(machine)
-    toplevel = machine.deploy(bad(options=options), status={0, 4})
+    toplevel = machine.deploy(after, status={0, 4})
     outcome = assert_rolled_back(machine, toplevel, known_good)
     assert "prepare" in outcome["steps"]
+    machine.fail("test -e /run/gone")
     assert machine.succeed("cat /run/snapshot").split() == ["0", "/", toplevel]
     prepared = machine.succeed("cat /var/lib/worker/prepared").split()
     owner = machine.succeed("stat -L -c %u /var/lib/worker").strip()

@@ -26,7 +26,7 @@ class LedgerError(HealerError):
 
 
 class LedgerIOError(HealerError):
-    """The ledger's directory or disk does not let healer write."""
+    """A directory or disk does not let healer write: the ledger's, or that of root's helper."""
 
     exit_code = os.EX_IOERR
 

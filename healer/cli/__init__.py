@@ -1,6 +1,7 @@
 """What a person types: ``healer COMMAND``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,10 +36,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except HealerError as error:
         print(f"healer: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        sys.stderr.close()
+        _print_no_more()
         return 0
+    except OSError as error:
+        _print_no_more()
+        where = error.filename or "standard output, or a file of healer's"
+        print(f"healer: {where}: {error.strerror}", file=sys.stderr)
+        return os.EX_IOERR
     return code
+
+
+def _print_no_more() -> None:
+    """Drop what was not printed: Python would try again at its end, and leave with a code of its
+    own.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,14 +6,17 @@ good) the command that root types leaves a grant, in a directory that only root 
 action and the target, is good for one intent and for a short time, and ends with the boot.
 """
 
+import errno
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from healer.errors import RefusedError
+from healer.errors import LedgerIOError, RefusedError
 from healer.files import write_atomically
 from healer.host import clock
 from healer.ledger.entry import Entry
@@ -35,11 +38,15 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def make(action: str, target: str) -> str | None:
-    """Write a grant and return its id; None where that is not root's to give."""
+    """Write a grant and return its id; None where that is not root's to give.
+
+    Raises LedgerIOError where the disk does not take it.
+    """
     if os.geteuid() != 0:
         return None
-    DIRECTORY.parent.mkdir(mode=0o755, exist_ok=True)
-    DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+    with _on_disk():
+        DIRECTORY.parent.mkdir(mode=0o755, exist_ok=True)
+        DIRECTORY.mkdir(mode=0o700, exist_ok=True)
     for old in DIRECTORY.iterdir():
         if not _is_good(_read(old)):
             old.unlink(missing_ok=True)
@@ -78,4 +85,14 @@ def _read(path: Path) -> Grant | None:
 
 
 def _write(name: str, grant: Grant) -> None:
-    write_atomically(DIRECTORY / name, msgspec.json.encode(grant), 0o600)
+    with _on_disk():
+        write_atomically(DIRECTORY / name, msgspec.json.encode(grant), 0o600)
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = "free space on its file system" if error.errno == errno.ENOSPC else "mend that"
+        raise LedgerIOError(f"cannot write to {DIRECTORY}: {error.strerror}; {mend}") from error

@@ -212,6 +212,12 @@ def test_what_cannot_be_tried_is_refused_before_anything_changes(container: Boot
     machine.succeed("cp -a /tmp/loader /boot/")
     refused(machine, f"run {new}", "no space: /boot has")
     machine.succeed("umount /boot")
+    # Nor can root leave its word on a full disk.
+    machine.succeed("mount -t tmpfs -o size=4k tmpfs /var/lib/healer-helper")
+    machine.execute("dd if=/dev/zero of=/var/lib/healer-helper/filler bs=1k")
+    full = "cannot write to /var/lib/healer-helper/grants: No space left on device; free space"
+    refused(machine, f"run {new}", full)
+    machine.succeed("umount /var/lib/healer-helper")
     # What the switch itself refuses has changed nothing either.
     inhibited = machine.build({**gated("inhibited"), "switchInhibitors": {"dbus": "broker"}})
     classic = {"dbus": "classic"}

@@ -3,15 +3,13 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from healer.errors import HealerError, LedgerIOError, RefusedError
+from healer.cli import stories
+from healer.errors import HealerError
 
 if TYPE_CHECKING:
     from healer.incident.deployments import Deployment
-
-DIRECTORY = Path("/var/lib/healer/ledger")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,7 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     listing = verbs.add_parser("list", help="list the deployments in the ledger, the newest last")
-    _add_common(listing)
+    stories.add_options(listing)
     listing.set_defaults(run=run_list)
     one = verbs.add_parser("show", help="tell the story of one deployment, with its verdicts")
     one.add_argument(
@@ -31,16 +29,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="current",
         help="its store path, a part of it that is unique, or `current` (the default)",
     )
-    _add_common(one)
+    stories.add_options(one)
     one.set_defaults(run=run_show)
 
 
 def run_list(args: argparse.Namespace) -> int:
     """List the deployments."""
     from healer.incident import words
+    from healer.incident.deployments import fold
     from healer.incident.postmortem import wall_time
 
-    deployments = _deployments(args.ledger)
+    deployments = stories.fold(args.ledger, fold)
     if args.json:
         print(json.dumps([deployment.headline() for deployment in deployments], indent=2))
         return 0
@@ -54,7 +53,9 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Tell the story of a deployment, and of each time that it was deployed."""
-    chosen = find(_deployments(args.ledger), args.toplevel)
+    from healer.incident.deployments import fold
+
+    chosen = find(stories.fold(args.ledger, fold), args.toplevel)
     if args.json:
         print(json.dumps([deployment.as_json() for deployment in chosen], indent=2))
         return 0
@@ -98,24 +99,3 @@ def _story(deployment: "Deployment") -> Iterator[str]:
             yield from textwrap.wrap(
                 evidence, 100, initial_indent="      - ", subsequent_indent=" " * 8
             )
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ledger", type=Path, metavar="DIR", default=DIRECTORY, help=f"default: {DIRECTORY}"
-    )
-    parser.add_argument("--json", action="store_true", help="write JSON")
-
-
-def _deployments(directory: Path) -> "tuple[Deployment, ...]":
-    from healer.incident.deployments import fold
-    from healer.ledger.reader import read
-
-    try:
-        return fold(read(directory))
-    except LedgerIOError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise RefusedError(
-                f"no permission to read {directory}: run as root or as a member of group healer"
-            ) from error
-        raise

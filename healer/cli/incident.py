@@ -3,38 +3,36 @@
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from healer.errors import HealerError, LedgerIOError, RefusedError
+from healer.cli import stories
+from healer.errors import HealerError
 
 if TYPE_CHECKING:
     from healer.incident.fold import Incident
-
-DIRECTORY = Path("/var/lib/healer/ledger")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add both commands to healer's parser."""
     listing = subparsers.add_parser("incidents", help="list the incidents in the ledger")
-    _add_common(listing)
+    stories.add_options(listing)
     listing.add_argument("--agent", metavar="A", help="only incidents of this agent")
     listing.add_argument("--open", action="store_true", help="only incidents that still go on")
     listing.set_defaults(run=run_list)
     one = subparsers.add_parser("incident", help="tell the whole story of one incident")
     one.add_argument("id", metavar="ID", help="its id, or as much of it as is unique")
-    _add_common(one)
+    stories.add_options(one)
     one.set_defaults(run=run_one)
 
 
 def run_list(args: argparse.Namespace) -> int:
     """List incidents, the oldest first."""
-    from healer.incident.fold import State
+    from healer.incident.fold import State, fold
     from healer.incident.postmortem import headline, wall_time
 
     chosen = [
         incident
-        for incident in _incidents(args.ledger)
+        for incident in stories.fold(args.ledger, fold)
         if (args.agent is None or incident.agent == args.agent)
         and not (args.open and incident.closed is not None)
     ]
@@ -53,9 +51,10 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_one(args: argparse.Namespace) -> int:
     """Tell one incident."""
+    from healer.incident.fold import fold
     from healer.incident.postmortem import as_json, render
 
-    incident = find(_incidents(args.ledger), args.id)
+    incident = find(stories.fold(args.ledger, fold), args.id)
     print(json.dumps(as_json(incident), indent=2) if args.json else render(incident))
     return 0
 
@@ -71,24 +70,3 @@ def find(incidents: Sequence["Incident"], prefix: str) -> "Incident":
         more = f" and {len(found) - 8} more" if len(found) > 8 else ""
         raise HealerError(f"{prefix!r} is not unique: {ids}{more}; give more of the id")
     return found[0]
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ledger", type=Path, metavar="DIR", default=DIRECTORY, help=f"default: {DIRECTORY}"
-    )
-    parser.add_argument("--json", action="store_true", help="write JSON")
-
-
-def _incidents(directory: Path) -> "tuple[Incident, ...]":
-    from healer.incident.fold import fold
-    from healer.ledger.reader import read
-
-    try:
-        return fold(read(directory))
-    except LedgerIOError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise RefusedError(
-                f"no permission to read {directory}: run as root or as a member of group healer"
-            ) from error
-        raise

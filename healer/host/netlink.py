@@ -5,7 +5,6 @@ pyroute2 costs 25 MB and a quarter of a second to import. It is imported in a pr
 which lives for as long as somebody looks; the daemon's memory stays what it was.
 """
 
-import asyncio
 import json
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from healer.events import Address, DefaultRoute, Network
+from healer.host.child import Child
 
 # linux/if.h
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
@@ -49,52 +49,22 @@ class Netlink:
     """The process, begun when it is first needed, that answers one question at a time."""
 
     def __init__(self) -> None:
-        self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._child = Child(_PROGRAM, json.dumps(sys.path))
 
     async def look(self, gateways_sec: float | None) -> Network:
         """Return the network now, its gateways asked if a time is given; OSError if that fails."""
-        question = msgspec.json.encode(Question(gateways_sec)) + b"\n"
-        async with self._turn:
-            try:
-                async with asyncio.timeout((gateways_sec or 0) + _PATIENCE_SEC):
-                    line = await self._ask(question)
-                return msgspec.json.decode(line, type=Network)
-            except BaseException as error:
-                # Its answer to this question must not pass for one to the next.
-                await self._end()
-                if isinstance(error, TimeoutError):
-                    raise OSError("the kernel's network tables were not read in time") from None
-                if isinstance(error, msgspec.MsgspecError):
-                    raise OSError("the kernel's network tables cannot be read") from None
-                raise
+        question = msgspec.json.encode(Question(gateways_sec))
+        try:
+            line = await self._child.ask(question, (gateways_sec or 0) + _PATIENCE_SEC)
+            return msgspec.json.decode(line, type=Network)
+        except TimeoutError:
+            raise OSError("the kernel's network tables were not read in time") from None
+        except (EOFError, msgspec.MsgspecError):
+            raise OSError("the kernel's network tables cannot be read") from None
 
     async def close(self) -> None:
         """End the process."""
-        async with self._turn:
-            await self._end()
-
-    async def _ask(self, question: bytes) -> bytes:
-        if self._process is None:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(sys.path)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-            )
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            raise OSError("the process for the network has no pipes")
-        process.stdin.write(question)
-        await process.stdin.drain()
-        return await process.stdout.readline()
-
-    async def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        await self._child.close()
 
 
 def answer(questions: Any, answers: Any) -> None:

@@ -46,6 +46,10 @@ _SETTLE_SEC = 0.05
 # A run of this length is stable: systemd is to restart healer at once again.
 _STABLE_SEC = 30.0
 _CLOCK_STEP_US = 2_000_000
+# A long ledger may take longer to read than systemd waits for a start (TimeoutStartSec=).
+# After each so many entries it is told to wait for a minute more, sd_notify(3).
+_TOLD_ENTRIES = 10_000
+_STILL_STARTING = "EXTEND_TIMEOUT_USEC=60000000"
 # Below the runtime directory; healer-boot-complete.service waits for it.
 _UP = "up"
 
@@ -141,6 +145,8 @@ class Daemon:
         told = None
         drift = []
         for entry in self._ledger.history():
+            if entry.seq % _TOLD_ENTRIES == 0:
+                notify(_STILL_STARTING)
             at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
             record = Record(at, entry.type, entry.data, entry.incident)
             self._decisions.replay(record)

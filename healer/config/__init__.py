@@ -100,7 +100,8 @@ def load(path: Path) -> Loaded:
         mend = "name the file that the module rendered (/etc/healer/config.yaml)"
         raise InvalidConfigError(path, [Problem("", f"cannot read it: {reason}", mend)]) from None
     except ValueError as error:
-        raise InvalidConfigError(path, [Problem("", str(error), "give a plain file")]) from None
+        mend = "name the file that the module rendered (/etc/healer/config.yaml)"
+        raise InvalidConfigError(path, [Problem("", str(error), mend)]) from None
     config, problems = _validate(raw)
     if config is None or problems:
         raise InvalidConfigError(path, problems)

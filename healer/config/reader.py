@@ -16,6 +16,9 @@ from healer.config.problem import shortened
 
 # The schema needs 6 levels.
 MAX_DEPTH = 32
+# A thousand agents with all their checks have a fifth of that. The daemon reads between two looks
+# at the host, and may not be away for long (WatchdogSec=).
+MAX_VALUES = 500_000
 
 # LibYAML is some 20 times faster; the parser written in Python gives the same events.
 _PARSER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -88,6 +91,7 @@ class _Builder:
     def __init__(self) -> None:
         self.document: Value = None
         self._documents = 0
+        self._values = 0
         self._open: list[list[Value] | dict[str, Value]] = []
         self._keys: list[str | None] = []
 
@@ -105,14 +109,14 @@ class _Builder:
             self._keys[-1] = event.value
             return
         # implicit[0]: a plain scalar, which alone may be anything but a string.
-        self._put(_resolve(event) if event.implicit[0] else event.value)
+        self._put(event, _resolve(event) if event.implicit[0] else event.value)
 
     def open(self, event: Any, container: list[Value] | dict[str, Value]) -> None:
         if self._open and isinstance(self._open[-1], dict) and self._keys[-1] is None:
             raise _refusal(event, "a key that is not a plain word", "write a name")
         if len(self._open) >= MAX_DEPTH:
             raise _refusal(event, f"more than {MAX_DEPTH} levels of nesting", "the options need 6")
-        self._put(container)
+        self._put(event, container)
         self._open.append(container)
         self._keys.append(None)
 
@@ -120,7 +124,10 @@ class _Builder:
         self._open.pop()
         self._keys.pop()
 
-    def _put(self, value: Value) -> None:
+    def _put(self, event: Any, value: Value) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise _refusal(event, f"more than {MAX_VALUES} values before it", "declare less")
         if not self._open:
             self.document = value
             return

@@ -89,6 +89,15 @@ def test_nesting_up_to_the_limit_is_read(parser: None) -> None:
         parse("[" * (depth + 1) + "]" * (depth + 1))
 
 
+def test_more_values_than_any_host_needs_are_refused(
+    parser: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "MAX_VALUES", 1000)
+    assert parse(f"[{'1,' * 999}]") == [1] * 999
+    with pytest.raises(YamlError, match="line 1 has more than 1000 values"):
+        parse(f"[{'1,' * 1000}]")
+
+
 def test_half_a_surrogate_pair_is_refused(parser: None) -> None:
     with pytest.raises(YamlError):
         parse('a: "\\ud800"')

@@ -23,6 +23,9 @@ NAME = "control.sock"
 _LIMIT = 64 * 1024
 _UCRED = struct.Struct("3i")
 
+# As long as a hold or a trial may last: thirty days, in seconds.
+_Duration = Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)]
+
 Verb = Literal["hold", "release", "restart", "reset"]
 
 
@@ -34,7 +37,7 @@ class AgentRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=
 
     verb: Verb
     agent: str
-    ttl_sec: int | None = None
+    ttl_sec: _Duration | None = None
     sudo_user: str | None = None
 
 
@@ -46,7 +49,7 @@ class SafeSwitchRequest(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fi
 
     verb: Literal["run", "confirm", "rollback", "condemn", "forgive"]
     toplevel: str | None = None
-    confirm_sec: Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)] | None = None
+    confirm_sec: _Duration | None = None
     grant: str | None = None
     sudo_user: str | None = None
 

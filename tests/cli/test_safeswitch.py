@@ -51,8 +51,15 @@ def test_a_time_that_is_none(time: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "90s" in capsys.readouterr().err
 
 
-def test_a_request_with_a_time_out_of_range_is_none() -> None:
-    for confirm_sec in (0, -1, 31 * 86_400):
-        raw = f'{{"type":"SafeSwitchRequest","verb":"run","confirm_sec":{confirm_sec}}}'
+@pytest.mark.parametrize(
+    "request_for",
+    [
+        '{{"type":"SafeSwitchRequest","verb":"run","confirm_sec":{}}}',
+        '{{"type":"AgentRequest","verb":"hold","agent":"worker","ttl_sec":{}}}',
+    ],
+)
+def test_a_request_with_a_time_out_of_range_is_none(request_for: str) -> None:
+    msgspec.json.decode(request_for.format(60), type=control.Request)
+    for seconds in (0, -1, 31 * 86_400):
         with pytest.raises(msgspec.ValidationError):
-            msgspec.json.decode(raw, type=control.Request)
+            msgspec.json.decode(request_for.format(seconds), type=control.Request)

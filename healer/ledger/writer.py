@@ -372,7 +372,7 @@ def _lock(directory: Path) -> int:
         os.close(fd)
         raise AlreadyRunningError(
             f"another healer writes the ledger at {directory}; stop it first "
-            "(systemctl stop healer), or give this one a stateDir of its own"
+            "(systemctl stop healer)"
         ) from error
     return fd
 

@@ -206,7 +206,7 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     if not known_good.holds(target):
         raise RefusedError(f"{target} is not among the known-good systems at {known_good.PROFILE}")
     goal = known_good.find(target, profile)
-    if systems.switching:
+    if nix.is_locked(nix.SWITCH_LOCK):
         raise RefusedError("a switch-to-configuration is under way")
     if systems.profile != goal.base:
         nix.run_nix_env("--profile", str(profile), "--set", goal.base)

@@ -19,10 +19,11 @@ _GENERATION = re.compile(r".+-(\d+)-link")
 _NEWEST = 50
 
 
-def systems(profile: Path, *, switching: bool | None = None) -> Systems:
+def systems(profile: Path, *, switching: bool = False) -> Systems:
     """Read the separate facts of which system is where.
 
-    ``switching`` is whether the switch lock is held, where that was asked already.
+    ``switching`` is what ``is_locked`` said of the switch lock: to ask takes a hundred times as
+    long as all of this, so it is for those to do who need to know.
     """
     current, target = _resolve(CURRENT), _resolve(profile)
     base, specialisation = (None, None) if current is None else base_of(current, profile, target)
@@ -31,7 +32,7 @@ def systems(profile: Path, *, switching: bool | None = None) -> Systems:
         booted=_resolve(BOOTED),
         profile=target,
         generation=_generation(profile),
-        switching=is_locked(SWITCH_LOCK) if switching is None else switching,
+        switching=switching,
         boot_default=bootloader.default(),
         base=base,
         specialisation=specialisation,

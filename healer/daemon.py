@@ -164,7 +164,8 @@ class Daemon:
         boot = self._last_run.at.boot if self._last_run is not None else None
         if boot != clock.boot_id():
             self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
-        rolled_back = booting.rolled_back()
+        booted = nix.systems(Path(self._config.safe_switch.profile)).booted
+        rolled_back = booting.rolled_back(booted)
         if rolled_back is not None and rolled_back.boot != told:
             records = rolled_back.records(clock.now())
             for record in records:

@@ -33,10 +33,16 @@ sync
 if [ "$count" -le "$tries" ]; then exit 0; fi
 
 echo "healer: $booted did not come up in $tries boots; going back to $good" >&2
-nix-env --profile "$profile" --set "$good" || exit 1
-"$good/bin/switch-to-configuration" boot || exit 1
+# Written down first, so that a power cut leaves no system that changed and nobody knows why. healer
+# believes it in a boot of the known-good one only.
 echo "$booted $good $tries $boot" >"$state/.boot-rollback.new" &&
   mv "$state/.boot-rollback.new" "$state/boot-rollback"
+sync
+if ! nix-env --profile "$profile" --set "$good" ||
+  ! "$good/bin/switch-to-configuration" boot; then
+  rm -f "$state/boot-rollback"
+  exit 1
+fi
 rm -f "$state/boots"
 sync
 systemctl reboot --no-block

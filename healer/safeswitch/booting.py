@@ -40,10 +40,14 @@ def forget() -> None:
     COUNT.unlink(missing_ok=True)
 
 
-def rolled_back(path: Path = ROLLED_BACK) -> BootRollback | None:
-    """Return the last rollback early in a boot; None when there was none."""
+def rolled_back(booted: str | None, path: Path = ROLLED_BACK) -> BootRollback | None:
+    """Return the last rollback early in a boot, where ``booted`` is what it went back to.
+
+    None when there was none, or when a power cut kept it from coming about.
+    """
     try:
         source, target, tries, boot = path.read_text(encoding="utf-8").split()
-        return BootRollback(source, target, int(tries), boot.replace("-", ""))
+        intended = BootRollback(source, target, int(tries), boot.replace("-", ""))
     except (OSError, ValueError):
         return None
+    return intended if intended.target == booted else None

@@ -8,6 +8,8 @@ from tests.machine.local import PROFILE, LocalMachine, SystemSpec
 from tests.safeswitch.test_on_machine import promoted
 
 COUNT = "/var/lib/healer-helper/boots"
+# In front of the real one on the PATH.
+CUTTER = "/usr/local/sbin/nix-env"
 GOOD = system({"worker": agent()}, label="good")
 
 
@@ -26,13 +28,48 @@ def booted_into(machine: LocalMachine, toplevel: str) -> None:
 def test_a_system_whose_healer_does_not_start_is_rolled_back_in_the_boot(container: Boot) -> None:
     machine = container(system=GOOD)
     good = promoted(machine)
-    broken = {"healer/config.yaml": "this is no configuration"}
-    bad = machine.deploy(provisional("bad", etc=broken), how="boot")
+    bad = machine.deploy(broken(), how="boot")
     booted_into(machine, bad)
     assert machine.succeed(f"cat {COUNT}").startswith(f"{bad} 1 ")
 
     machine.reboot()
-    # It boots the bad one once more, goes back, and boots again.
+    assert_went_back(machine, bad, good)
+    # It is told once, also when healer starts again.
+    machine.succeed("systemctl restart healer")
+    wait_for_entry(machine, "host.up")
+    assert len(entries(machine, "boot.rolled-back")) == 1
+
+
+@pytest.mark.parametrize("step", ["profile", "boot loader"])
+def test_a_power_cut_on_the_way_back_leaves_nothing_untold(container: Boot, step: str) -> None:
+    machine = container(system=GOOD)
+    good = promoted(machine)
+    bad = machine.deploy(broken(), how="boot")
+    booted_into(machine, bad)
+    # Once, behind the step before it.
+    install = f"{good}/bin/switch-to-configuration boot" if step == "boot loader" else ""
+    machine.write_file(
+        CUTTER,
+        f"""#!/bin/sh
+        /usr/bin/nix-env "$@"
+        {install}
+        mv {CUTTER} /var/cut
+        systemctl reboot --force --force""",
+    )
+    machine.succeed(f"chmod +x {CUTTER}")
+
+    machine.reboot()
+    assert_went_back(machine, bad, good)
+    machine.succeed("test -e /var/cut")
+
+
+def broken() -> SystemSpec:
+    """A system whose healer does not start."""
+    return provisional("bad", etc={"healer/config.yaml": "this is no configuration"})
+
+
+def assert_went_back(machine: LocalMachine, bad: str, good: str) -> None:
+    """It boots the bad system once more, goes back, boots again, and tells of it."""
     machine.wait_until_succeeds(f"test $(readlink -f /run/current-system) = {good}", timeout=120)
     machine.wait_for_unit("multi-user.target")
     assert machine.succeed(f"readlink -f /run/booted-system {PROFILE}").split() == [good, good]
@@ -40,10 +77,6 @@ def test_a_system_whose_healer_does_not_start_is_rolled_back_in_the_boot(contain
     assert rolled_back["data"]["from"] == bad
     condemned = wait_for_entry(machine, "deployment.condemned", toplevel=bad)
     assert "did not come up in 1 boots" in condemned["data"]["reason"]
-    # It is told once, also when healer starts again.
-    machine.succeed("systemctl restart healer")
-    wait_for_entry(machine, "host.up")
-    assert len(entries(machine, "boot.rolled-back")) == 1
     machine.fail(f"test -e {COUNT}")
     assert_intact(machine)
 

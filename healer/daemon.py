@@ -284,8 +284,10 @@ class Daemon:
     async def _look_at_units(self, systems: Systems) -> None:
         await self._units.refresh()
         now = clock.now()
-        for unit, state in self._units.fresh.items():
-            self._record(self._decisions.on_unit(unit, state, systems, now))
+        states = self._units.fresh
+        for unit in self._decisions.in_incidents():
+            if unit in states:
+                self._record(self._decisions.on_unit(unit, states[unit], systems, now))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()

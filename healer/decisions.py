@@ -63,6 +63,12 @@ class Decisions:
         """Return the name of the agent that a unit is, or None."""
         return self._names.get(unit)
 
+    def in_incidents(self) -> list[str]:
+        """Return the units of agents with an open incident: of no other there is an answer."""
+        agents = self.config.agents
+        hurt = (name for name, state in self.agents.items() if state.incident is not None)
+        return [agents[name].unit for name in hurt if name in agents]
+
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
         """Answer the end of an agent's invocation."""
         name = self.agent_of(ended.unit)
@@ -167,12 +173,12 @@ class Decisions:
         """
         if any(state.ladder.pending == "reboot" for state in self.agents.values()):
             return []
+        config = self.config
         # Each agent is asked after here, and most of a host's life nobody needs to know.
-        asked = self.deployment.under_observation
+        asked = verdicts.asks_for_agents(self.deployment, config.safe_switch, now)
         unready = dict(self._unready(units, now)) if asked else {}
         if self.trial is not None:
             unready["the system"] = "is on trial, and not confirmed yet"
-        config = self.config
         gates = [gate.name for gate in config.safe_switch.gates]
         unsafe = [name for name, agent in config.agents.items() if not agent.rollback_safe]
         unsure = [name for name in unready if fresh is not None and not self._is_in(fresh, name)]
@@ -259,14 +265,15 @@ class Decisions:
                     yield name, "was given up"
             elif unit is None:
                 yield name, f"has no unit {declared.unit}"
+            elif unit.running:
+                if now.uptime_ms - unit.active_enter_ms < stable_ms:
+                    yield name, f"is not up for {declared.stable_sec:g} s yet"
+                elif (why := health.why_unready(declared, state, unit)) is not None:
+                    yield name, why
             elif unit.active_state == "activating":
                 yield name, "is still starting"
-            elif not unit.running and not self._rests(name, state):
+            elif not self._rests(name, state):
                 yield name, f"is not running ({unit.active_state})"
-            elif unit.running and now.uptime_ms - unit.active_enter_ms < stable_ms:
-                yield name, f"is not up for {declared.stable_sec:g} s yet"
-            elif unit.running and (why := health.why_unready(declared, state, unit)) is not None:
-                yield name, why
 
     def _rests(self, name: str, state: AgentState) -> bool:
         """Whether an agent that is down is so for a reason that the deployment did not give.

@@ -8,8 +8,10 @@ journal has to serve.
 
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import get_args
 
@@ -17,15 +19,30 @@ from healer.events import AnswerKind, Ended, Memory
 
 _ANSWERS: dict[str, AnswerKind] = {answer: answer for answer in get_args(AnswerKind)}
 _NAME = re.compile(r"(?P<unit>.+)\.(?P<invocation>[0-9a-f]{32})\.stop")
+_SETTLED_NS = 1_000_000_000
 
 
-def stop_stamps(directory: Path) -> dict[str, tuple[str, str]]:
-    """Return the stop stamps that are there: unit and invocation by file name."""
+def stop_stamps(directory: Path) -> Mapping[str, tuple[str, str]]:
+    """Return the stop stamps that are there: unit and invocation by file name.
+
+    A directory that nothing was made or removed in since the last call is not listed again.
+    """
     try:
-        there = os.listdir(directory)  # noqa: PTH208 - a Path for each name costs ten times that
+        changed_ns = directory.stat().st_mtime_ns
+        # What is made within the same tick of the kernel's clock leaves the time as it is.
+        settled = time.time_ns() - changed_ns > _SETTLED_NS
+        return _unchanged(directory, changed_ns) if settled else _list(directory)
     except OSError:
         return {}
-    return among(there)
+
+
+@lru_cache(maxsize=1)
+def _unchanged(directory: Path, _changed_ns: int) -> dict[str, tuple[str, str]]:
+    return _list(directory)
+
+
+def _list(directory: Path) -> dict[str, tuple[str, str]]:
+    return among(os.listdir(directory))  # noqa: PTH208 - a Path for each name costs ten times that
 
 
 def among(names: Iterable[str]) -> dict[str, tuple[str, str]]:

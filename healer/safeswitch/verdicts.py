@@ -31,11 +31,12 @@ _OBSERVE_MS = 600_000
 class Facts:
     """How the host is now.
 
-    ``unready`` names each agent that does not hold the probation's gate, and why; ``gates`` the
-    gates that the owner declares; ``environment`` says in words what is wrong with the host, None
-    if nobody looked, and ``unsafe`` names the agents that declare that they cannot be rolled back.
-    ``unsure`` names those of which it is not known how they are now: they may be well again, as
-    after a time in which healer was down or off the bus, and are accused of nothing yet.
+    ``unready`` names each agent that does not hold the probation's gate, and why, for as long as
+    ``asks_for_agents`` says that somebody needs to know; ``gates`` the gates that the owner
+    declares; ``environment`` says in words what is wrong with the host, None if nobody looked, and
+    ``unsafe`` names the agents that declare that they cannot be rolled back. ``unsure`` names those
+    of which it is not known how they are now: they may be well again, as after a time in which
+    healer was down or off the bus, and are accused of nothing yet.
     """
 
     systems: Systems
@@ -44,6 +45,13 @@ class Facts:
     environment: Collection[str] | None = None
     unsafe: Collection[str] = ()
     unsure: Collection[str] = ()
+
+
+def asks_for_agents(state: DeploymentState, config: SafeSwitch, now: Instant) -> bool:
+    """Whether it matters now which agents are well: one crashed, or the probation may be over."""
+    if state.observation is not None:
+        return True
+    return state.on_probation and (bool(state.crashes) or _may_be_over(state, config, now))
 
 
 def decide(
@@ -191,21 +199,36 @@ def _forbidden(state: DeploymentState, config: SafeSwitch, facts: Facts) -> str 
 def _promote(
     state: DeploymentState, config: SafeSwitch, facts: Facts, now: Instant
 ) -> Iterator[Record]:
-    due = probation.is_due(state, config, now)
+    if _may_be_over(state, config, now):
+        yield from _end_probation(state, config, facts, now)
+    yield from probation.checkpoint(state, config, now)
+
+
+def _may_be_over(state: DeploymentState, config: SafeSwitch, now: Instant) -> bool:
+    return _is_served(state, config, now) or probation.is_due(state, config, now)
+
+
+def _is_served(state: DeploymentState, config: SafeSwitch, now: Instant) -> bool:
+    """Whether the deployment has been active for as long as the probation takes."""
+    return state.advanced(now).served_ms >= config.probation_sec * 1000
+
+
+def _end_probation(
+    state: DeploymentState, config: SafeSwitch, facts: Facts, now: Instant
+) -> Iterator[Record]:
     missing = probation.what_is_missing(state, facts.unready, facts.gates)
     if state.current in state.condemned and not state.redeployed:
         missing = "it is condemned: deploy another, or forgive it"
     if missing is not None:
-        if state.advanced(now).served_ms >= config.probation_sec * 1000:
+        if _is_served(state, config, now):
             reason = f"the probation is over, but {missing}"
             yield from _inconclusive(state, reason, None, now)
-    elif due:
+    elif probation.is_due(state, config, now):
         reason = f"every agent and gate held for the probation of {config.probation_sec:g} s"
         yield Record(now, "safeswitch.verdict", _verdict("healthy", state.current, reason, None))
         reason = "it stood its probation"
         intent = {"action": "promote", "target": state.current, "reason": reason}
         yield Record(now, "action.intent", intent)
-    yield from probation.checkpoint(state, config, now)
 
 
 def _observe(

@@ -65,6 +65,8 @@ def look(count: Count, n_restarts: int, ahead: int, now: Instant, *, running: bo
 
     Whatever a unit that is ``running`` waited for has come, or will not.
     """
+    if n_restarts == count.n_restarts and not count.awaited and 0 <= count.balance <= ahead:
+        return count  # and so it is nearly always
     grown = n_restarts - count.n_restarts if n_restarts >= count.n_restarts else n_restarts
     awaited = min(count.awaited, grown)
     left = 0 if running else count.awaited - awaited

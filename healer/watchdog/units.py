@@ -72,8 +72,10 @@ class Units:
         self.all_changed()
 
     @property
-    def fresh(self) -> dict[str, UnitState]:
+    def fresh(self) -> Mapping[str, UnitState]:
         """The states that were asked for after the last recorded end of their units."""
+        if not self._stale:
+            return self.states
         return {unit: state for unit, state in self.states.items() if unit not in self._stale}
 
     def up(self, unit: str) -> UnitState | None:
@@ -162,7 +164,7 @@ class Units:
     def all_changed(self) -> None:
         """Have the next ``refresh`` ask for every unit."""
         self._dirty |= dict.fromkeys(sorted(self._declared))
-        self._stale |= self._declared
+        self._stale = set(self._declared)
         self._on_change(True)
 
     def status_text(self, ended: Ended) -> str | None:

@@ -1,5 +1,6 @@
 """What the stamps of PID 1 become."""
 
+import os
 from pathlib import Path
 
 from healer.host import stamps
@@ -47,3 +48,15 @@ def test_the_unit_file_is_followed_into_the_store(tmp_path: Path) -> None:
 
 def test_an_unfinished_stamp_is_left_for_later() -> None:
     assert stamps.parse(STOP.removesuffix("end=1\n")) is None
+
+
+def test_each_change_of_a_quiet_directory_is_seen(tmp_path: Path) -> None:
+    names = [f"web.service.{digit * 32}.stop" for digit in "123"]
+    assert stamps.stop_stamps(tmp_path / "none") == {}
+    for count, name in enumerate(names, start=1):
+        (tmp_path / name).touch()
+        assert stamps.stop_stamps(tmp_path).keys() == {*names[:count]}
+        os.utime(tmp_path, (count, count))  # nothing has happened in it for long
+        assert stamps.stop_stamps(tmp_path).keys() == {*names[:count]}
+    (tmp_path / names[0]).unlink()
+    assert stamps.stop_stamps(tmp_path).keys() == {*names[1:]}

@@ -25,7 +25,11 @@ from healer.host import clock
 UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 UNIT_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
 UNIT_STARTING = "7d4958e842da4a758f6c1cdc7b36dcc5"
+UNIT_STARTED = "39f53479d3a045ac8e11786248231fbf"
+UNIT_NOT_STARTED = "be02cf6855d2428ba40df7e922f03d0c"
 UNIT_STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
+UNIT_STOPPED = "9d1aaa27d60140bd96365438aad20286"
+RESTART_SCHEDULED = "5eb03494b6584870a536b337290809b3"
 CORE_DUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
 
 _MOST_FRAMES = 32
@@ -40,11 +44,12 @@ class LastWords:
 
     ``exited`` says that PID 1's record of the main process's exit is there: whatever PID 1 had to
     say before, and nearly always what the process wrote, is there as well then.
-    ``stop_requested`` says that systemd was asked for the end, by a stop or a restart job.
+    ``stop_requested`` says that systemd was asked for the end, by a stop or a restart job, and is
+    None while that is still to be told.
     """
 
     exited: bool
-    stop_requested: bool
+    stop_requested: bool | None
     lines: tuple[str, ...]
 
 
@@ -52,11 +57,27 @@ def last_words(unit: str, invocation: str, count: int) -> LastWords:
     """Return what the journal knows of an invocation's end, with its last ``count`` lines."""
     with _systemd(UNIT_PROCESS_EXIT, UNIT=unit, INVOCATION_ID=invocation) as reader:
         exited = reader.get_next()
-    with _systemd(UNIT_STOPPING, UNIT=unit, INVOCATION_ID=invocation) as reader:
-        requested = bool(reader.get_next())
     cursor = _text(exited, "__CURSOR") if exited else None
     lines = _last_lines(unit, invocation, cursor, count) if count else ()
-    return LastWords(bool(exited), requested, lines)
+    return LastWords(bool(exited), _was_requested(unit, invocation), lines)
+
+
+def _was_requested(unit: str, invocation: str) -> bool | None:
+    """Return whether systemd was asked for an invocation's end; None while it has not said.
+
+    It says that a unit is stopping before it stops it; but not where that is in the middle of its
+    start: then only that it has stopped, once its ExecStopPost= is over.
+    """
+
+    def said(message_id: str) -> bool:
+        with _systemd(message_id, UNIT=unit, INVOCATION_ID=invocation) as reader:
+            return bool(reader.get_next())
+
+    if said(UNIT_STOPPING):
+        return True
+    if said(UNIT_STARTED) or said(UNIT_NOT_STARTED) or said(RESTART_SCHEDULED):
+        return False
+    return True if said(UNIT_STOPPED) else None
 
 
 def _last_lines(unit: str, invocation: str, exited: str | None, count: int) -> tuple[str, ...]:

@@ -157,17 +157,18 @@ class Ends:
         """Return what the journal knows of an end: whether it was asked for, the last lines."""
         lines = agent.journal_lines
         invocation, asked = self._asked.pop(ended.unit, ("", None))
-        if ended.result == "success" or not ended.code:
-            # PID 1 does not log a clean exit, and where there was no process, there was none.
-            words = await self._last_words(ended.unit, ended.invocation, lines, patient=False)
-        elif asked is not None and invocation == ended.invocation:
+        # PID 1 does not log a clean exit, and where there was no process, there was none.
+        exits = ended.result != "success" and bool(ended.code)
+        words = None
+        if exits and asked is not None and invocation == ended.invocation:
             words = await asked
-        else:
-            words = await self._last_words(ended.unit, ended.invocation, lines)
+        if words is None or words.stop_requested is None:
+            words = await self._last_words(ended.unit, ended.invocation, lines, exits=exits)
+        requested = bool(words.stop_requested)
         if agent.breadcrumb is None or ended.result == "success" or ended.source != "stamp":
-            return Context(stop_requested=words.stop_requested, journal=words.lines)
+            return Context(stop_requested=requested, journal=words.lines)
         return Context(
-            stop_requested=words.stop_requested,
+            stop_requested=requested,
             journal=tuple(line for line in words.lines if not line.startswith(_BREADCRUMB)),
             breadcrumb=await self._breadcrumb(ended.unit, ended.invocation),
         )
@@ -188,20 +189,21 @@ class Ends:
         return None
 
     async def _last_words(
-        self, unit: str, invocation: str, lines: int, *, patient: bool = True
+        self, unit: str, invocation: str, lines: int, *, exits: bool = True
     ) -> LastWords:
-        """Ask the journal, again until it has PID 1's record of the exit, for a short while.
+        """Ask the journal, again until it has all that PID 1 records of the end, for a short while.
 
-        journald can be busy; the crash itself waits no longer than this.
+        Its record of the exit is among that where ``exits``. journald can be busy; the crash itself
+        waits no longer than this.
         """
-        words = LastWords(exited=False, stop_requested=False, lines=())
+        words = LastWords(exited=False, stop_requested=None, lines=())
         for pause in _JOURNAL_LAG_SEC:
             try:
                 words = await self._ask(journal.last_words, unit, invocation, lines)
             except HostUnavailableError as error:
                 log.warning("%s; the end of %s is recorded without its last lines", error, unit)
                 break
-            if words.exited or not patient:
+            if words.stop_requested is not None and (words.exited or not exits):
                 break
             await asyncio.sleep(pause)
         return words

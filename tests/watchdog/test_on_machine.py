@@ -172,8 +172,24 @@ def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
 
 def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
     """The stop also ends the start stamp, which is a control process of the unit's."""
-    machine = container(system=system({"worker": agent()}))
+    # Is never up, and takes a stop ill.
+    rude = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+    rude += "print('waiting', flush=True)\nwhile True: signal.pause()\n"
+    service = {"Type": "notify", "ExecStart": "/usr/bin/python3 /etc/agents/rude.py"}
+    agents = {"worker": agent(), "rude": {"adopt": True, "unit": "rude.service"}}
+    services = {"rude": {"description": "rude", "serviceConfig": service}}
+    machine = container(
+        system=system(agents, etc={"agents/rude.py": rude}, services=services),
+    )
     machine.wait_for_unit("worker.service")
+    machine.succeed("systemctl start --no-block rude")
+    said = "journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID rude)"
+    for verb in ("restart", "stop"):
+        machine.wait_until_succeeds(f"{said} | grep waiting", timeout=60)
+        invocation = machine.get_unit_property("rude.service", "InvocationID")
+        machine.succeed(f"systemctl {verb} --no-block rude")
+        stopped = wait_for_entry(machine, "agent.stopped", invocation=invocation)
+        assert (stopped["data"]["status"], stopped["data"]["by"]) == ("1", "request")
     machine.succeed(
         "for n in $(seq 0 39); do"
         "  systemctl stop worker; systemctl start --no-block worker; sleep 0.0$((n / 4)); done",
@@ -185,6 +201,8 @@ def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
     crash = wait_for_entry(machine, "agent.crash", agent="worker")
     assert crash["data"]["status"] == "KILL"
     assert entries(machine, "agent.crash") == [crash]
+    assert entries(machine, "agent.exit") == []
+    assert len(entries(machine, "agent.stopped")) > 40
 
 
 def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: Boot) -> None:

@@ -11,7 +11,7 @@ from healer import __version__, status
 from healer.decisions import Decisions
 from healer.drift.watch import DriftWatcher
 from healer.events import Instant, Systems, UnitState
-from healer.host import clock, holds
+from healer.host import clock, holds, timers
 from healer.incident import words
 from healer.ledger.writer import Ledger
 from healer.records import Record
@@ -26,6 +26,7 @@ from healer.status import (
     LedgerStatus,
     Status,
 )
+from healer.watchdog import waiting
 from healer.watchdog.health import Outcome
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def build(
         version=__version__,
         config_sha256=config_sha256,
         agents={
-            name: _agent(name, decisions, units.get(agent.unit), held)
+            name: _agent(name, decisions, units.get(agent.unit), held, now)
             for name, agent in decisions.config.agents.items()
         },
         deployment=_deployment(decisions, systems, safe_switch_off, now),
@@ -116,10 +117,13 @@ def build(
 
 
 def _agent(
-    name: str, decisions: Decisions, unit: UnitState | None, held: frozenset[str]
+    name: str, decisions: Decisions, unit: UnitState | None, held: frozenset[str], now: Instant
 ) -> AgentStatus:
     declared, known = decisions.config.agents[name], decisions.agent(name)
     streaks = {check.name: decisions.streaks.get((name, check.name)) for check in declared.health}
+    due_ms = waiting.until_ms(known.last_crash, unit, now) if unit else None
+    if due_ms is not None and not timers.is_armed(declared.unit):
+        due_ms = None  # somebody has stopped it
     return AgentStatus(
         unit=declared.unit,
         active_state=unit.active_state if unit else "not-found",
@@ -140,6 +144,8 @@ def _agent(
         held=_held(Path(decisions.config.runtime_dir), declared.unit)
         if declared.unit in held
         else None,
+        restart_due_us=None if due_ms is None else now.time_us + (due_ms - now.uptime_ms) * 1000,
+        restart_timer=None if due_ms is None else timers.restart_timer(declared.unit),
     )
 
 

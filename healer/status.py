@@ -27,6 +27,7 @@ class LastCrash(msgspec.Struct, frozen=True, kw_only=True, rename={"crash_class"
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One agent; ``held`` says why healer holds it back, ``since_us`` since when it is so.
 
+    ``restart_due_us`` says when PID 1's ``restart_timer`` starts it, for which it waits.
     ``quarantines`` counts those since it last recovered; ``gave_up`` says why it was given up.
     """
 
@@ -44,6 +45,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     held: str | None
     quarantines: int = 0
     gave_up: str | None = None
+    restart_due_us: int | None = None
+    restart_timer: str | None = None
 
 
 class GateStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,6 +88,8 @@ def _problems(status: "Status") -> Iterator[str]:
             yield f"agent {name} was GIVEN UP, {agent.gave_up}; {again}"
         elif agent.held is not None:
             yield f"agent {name} is held back: {agent.held}"
+        elif agent.restart_timer is not None:
+            yield f"agent {name} waits for its restart, by {agent.restart_timer}"
         elif agent.active_state not in _RUNNING:
             yield f"agent {name} is {agent.active_state} ({agent.sub_state})"
         failing = [check for check, state in agent.health.items() if state == "failing"]
@@ -173,6 +175,8 @@ def _row(name: str, agent: "AgentStatus", now_us: int) -> tuple[str, ...]:
     health = "failing" if failing else "unknown" if unknown else "ok" if agent.health else "-"
     plain = agent.sub_state in {"running", agent.active_state}
     state = agent.sub_state if plain else f"{agent.active_state} ({agent.sub_state})"
+    if agent.restart_due_us is not None:
+        state = "waiting"
     since = "-" if agent.since_us is None else duration(max(0, now_us - agent.since_us))
     restarts, crashes = str(agent.n_restarts), str(agent.crashes)
     return (name, agent.unit, state, since, str(agent.pid or "-"), restarts, crashes, health)
@@ -188,6 +192,9 @@ def _notes(agent: "AgentStatus", now_us: int) -> Iterator[str]:
         yield f"given up: {agent.gave_up}"
     elif agent.held is not None:
         yield f"held back: {agent.held}"
+    elif agent.restart_due_us is not None:
+        left = duration(max(0, agent.restart_due_us - now_us))
+        yield f"waits for its restart in {left}, by {agent.restart_timer}"
 
 
 def _deployment(status: "Status") -> Iterator[str]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from healer.config import Agent
 from healer.events import Context, CoreDump, Ended, Instant, UnitState
 from healer.records import Record
-from healer.watchdog import budget
+from healer.watchdog import budget, waiting
 from healer.watchdog import ladder as steps
 from healer.watchdog.budget import Death
 from healer.watchdog.classify import crash_class, is_crash
@@ -23,11 +23,6 @@ from healer.watchdog.policy import answer
 # How many ended invocations and crashes of one agent are remembered, so that the same end is not
 # recorded twice. The journal can tell again of all that happened since healer was last up.
 _REMEMBERED = 4096
-
-# A restart job passes through "inactive": a unit that is down for this long stays down.
-_SETTLED_MS = 1000
-# A rule's own delay: PID 1's timer has started the next run this soon after it is over.
-_TIMER_MS = 5000
 
 
 class AgentState(msgspec.Struct, frozen=True):
@@ -233,7 +228,7 @@ def on_state(
             yield from _begin_backoff_anew(name, agent, state, unit, now)
     elif state.ladder.knows_more(agent):
         return
-    elif unit.gave_up and now.uptime_ms - unit.since_ms >= _settled_ms(crash):
+    elif unit.gave_up and now.uptime_ms - unit.since_ms >= waiting.settled_ms(state.last_crash):
         why = {**common, "reason": _why_down(state, crash, unit)}
         yield Record(now, "agent.not-restarted", why, state.incident)
 
@@ -281,14 +276,6 @@ def _ready_ms(agent: Agent, state: AgentState, unit: UnitState) -> int | None:
             return None
         return state.ready[1] - unit.start_ms if state.ready else None
     return unit.active_enter_ms - unit.start_ms if unit.notifies else None
-
-
-def _settled_ms(crash: Mapping[str, object]) -> int:
-    """Return for how long a unit must be down to stay so: a rule may have it wait for its timer."""
-    delay_ms = crash.get("restart_delay_ms")
-    if crash["restart"] == "will-restart" and isinstance(delay_ms, int) and delay_ms > 0:
-        return delay_ms + _TIMER_MS
-    return _SETTLED_MS
 
 
 def _stopped(

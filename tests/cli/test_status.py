@@ -104,6 +104,14 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             make(msgspec.structs.replace(AGENT, active_state="failed", sub_state="failed")),
             "agent worker is failed (failed)",
         ),
+        (
+            make(
+                msgspec.structs.replace(
+                    AGENT, active_state="failed", restart_due_us=1, restart_timer="t.timer"
+                )
+            ),
+            "agent worker waits for its restart, by t.timer",
+        ),
         (make(msgspec.structs.replace(AGENT, held="quarantined")), "held back: quarantined"),
         (make(msgspec.structs.replace(AGENT, health={"web": "failing"})), "health check web"),
         (make(msgspec.structs.replace(AGENT, incident="worker-1")), "healer incident worker-1"),
@@ -127,6 +135,18 @@ def test_what_is_not_well_is_named_and_exits_with_1(
     )
     assert code == 1
     assert [line for line in lines[lines.index("Not well:") :] if problem in line]
+
+
+def test_an_agent_that_waits_for_its_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    due_us = time.time_ns() // 1000 + 3_599_000_000
+    failed = {"active_state": "failed", "sub_state": "failed", "pid": None}
+    waits = {"restart_due_us": due_us, "restart_timer": "healer-restart-worker.timer"}
+    _, lines = show(make(msgspec.structs.replace(AGENT, **failed, **waits)), tmp_path, capsys)
+    assert lines[3].split()[2] == "waiting"
+    assert "waits for its restart in 59 min" in lines[5]
+    assert lines[5].endswith("by healer-restart-worker.timer")
 
 
 def test_without_a_file_healer_is_not_running(

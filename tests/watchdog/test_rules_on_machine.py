@@ -127,7 +127,10 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
 
 def test_a_delay_is_one_incident_to_healer(container: Boot) -> None:
     """An agent that waits for its timer has not been given up."""
-    worker = ruled({"exitCodes": [7], "action": "restart", "delaySec": 3})
+    worker = ruled(
+        {"exitCodes": [7], "action": "restart", "delaySec": 3},
+        {"exitCodes": [8], "action": "restart", "delaySec": 3600},
+    )
     machine = container(system=players({"worker": worker}))
     machine.wait_for_unit("worker.service")
     machine.wait_until_succeeds("healer status")
@@ -139,6 +142,14 @@ def test_a_delay_is_one_incident_to_healer(container: Boot) -> None:
     assert {restarted["incident"], recovered["incident"]} == {crash["incident"]}
     assert entries(machine, "agent.not-restarted") == []
     assert "after 3.0 s, by a rule" in machine.succeed(f"healer incident {crash['incident']}")
+    # And it says so, for as long as it does.
+    leave(machine, 8)
+    status = "(healer status || true) | grep"
+    machine.wait_until_succeeds(
+        f"{status} 'waits for its restart in 59 min .* healer-restart-worker.timer'", timeout=60
+    )
+    machine.succeed("systemctl stop worker")
+    machine.wait_until_succeeds(f"{status} 'worker is failed'", timeout=60)
 
 
 def test_rules_by_class_hold_without_healer(container: Boot) -> None:

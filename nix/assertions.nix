@@ -29,6 +29,9 @@ let
   unitPattern = "${unitStem}\\.service";
   anyUnitPattern = "${unitStem}\\.(service|socket|target|mount|automount|swap|timer|path|device|slice|scope)";
 
+  # What healer is made of; see ./own-units.nix, and healer/safeswitch/trial.py.
+  ownUnitPattern = "healer(-boot|-boot-complete|-trial|-helper@.*)?\\.service";
+
   # Settings of the unit that options decide.
   reserved = {
     ExecStart = "command";
@@ -85,7 +88,7 @@ let
         "is ${show unit}: write the name of a service that ends in .service (an instance, not a template), of at most 230 characters, escaped as by systemd-escape(1)."
       )
       (refuse (
-        unit == "healer.service" || lib.hasPrefix "healer-helper@" unit
+        builtins.match ownUnitPattern unit != null
       ) "${option}.unit" "is ${show unit}, healer's own: systemd looks after it; remove the agent.")
       (refuse (taken != [ ]) "${option}.unit"
         "is ${show unit}, which services.healer.agents.${toString taken} supervises as well: remove one of them."
@@ -111,6 +114,9 @@ let
         )
         "${option}.user"
         "is ${show agent.user}, but there is no users.users.${toString agent.user}: declare it, or leave user unset for a dynamic user."
+      )
+      (refuse (agent.user == "healer") "${option}.user"
+        "is \"healer\", who signs the ledger and is obeyed by root's helper: write another one, or leave user unset for a dynamic user."
       )
       (refuse (agent.stateDirectory != null && builtins.match "[^/].*" agent.stateDirectory == null)
         "${option}.stateDirectory"

@@ -25,7 +25,8 @@ _ANY_UNIT = re.compile(
 )
 # IFNAMSIZ of linux/if.h is 16 with the zero; ip-link(8).
 _INTERFACE = re.compile(r"[^\s/:%]{1,15}")
-_OWN_UNIT = re.compile(r"healer\.service|healer-helper@.*")
+# What healer is made of; see nix/own-units.nix, and healer/safeswitch/trial.py.
+_OWN_UNIT = re.compile(r"healer(-boot|-boot-complete|-trial|-helper@.*)?\.service")
 # The name of an agent is part of incident names and of what people type.
 _AGENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")

@@ -201,6 +201,8 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("agents/worker/unit", "a" * 225 + ".service", "agents.worker.unit"),
         ("agents/worker/unit", "healer.service", "agents.worker.unit"),
         ("agents/worker/unit", "healer-helper@1.service", "agents.worker.unit"),
+        ("agents/worker/unit", "healer-boot.service", "agents.worker.unit"),
+        ("agents/worker/unit", "healer-trial.service", "agents.worker.unit"),
         ("agents/other", {"unit": "worker.service"}, "agents.other.unit"),
         ("agents/a b", {"unit": "ab.service"}, 'agents."a b"'),
         ("agents/worker/adopted", 1, "agents.worker.adopted"),

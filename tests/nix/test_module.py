@@ -164,6 +164,9 @@ def check(options: str) -> str:
         (agent('{ unit = "a.socket"; }'), "agents.a.unit", '"a.socket"'),
         (agent('{ unit = "a@.service"; }'), "agents.a.unit", '"a@.service"'),
         (agent('{ unit = "healer.service"; }'), "agents.a.unit", "healer's own"),
+        (agent('{ unit = "healer-helper@1.service"; }'), "agents.a.unit", "healer's own"),
+        ('{ agents.healer-boot.command = "/a"; }', "agents.healer-boot.unit", "healer's own"),
+        (agent('{ user = "healer"; }'), "agents.a.user", "signs the ledger"),
         (
             '{ agents.a.command = "/a"; agents.b = { adopt = true; unit = "a.service"; }; }',
             "agents.b.unit",

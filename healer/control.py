@@ -7,6 +7,7 @@ an intent.
 """
 
 import asyncio
+import logging
 import os
 import pwd
 import socket
@@ -19,7 +20,11 @@ import msgspec
 
 from healer.errors import HostUnavailableError, RefusedError
 
+log = logging.getLogger(__name__)
+
 NAME = "control.sock"
+# Pause after the socket could not be made.
+_RETRY_SEC = 1.0
 _LIMIT = 64 * 1024
 _UCRED = struct.Struct("3i")
 
@@ -68,8 +73,10 @@ Handler = Callable[[Request, str], Awaitable[Answer]]
 
 
 async def serve(path: Path, handle: Handler) -> None:
-    """Answer requests until cancelled; ``handle`` is told the request and who asks."""
-    path.unlink(missing_ok=True)
+    """Answer requests until cancelled; ``handle`` is told the request and who asks.
+
+    healer heals all the same where there is no making a socket: agents can fill /run.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -80,8 +87,18 @@ async def serve(path: Path, handle: Handler) -> None:
         writer.write(msgspec.json.encode(reply) + b"\n")
         writer.close()
 
-    server = await asyncio.start_unix_server(answer, path, limit=_LIMIT)
-    path.chmod(0o660)
+    told = False
+    while True:
+        try:
+            path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(answer, path, limit=_LIMIT)
+            path.chmod(0o660)
+            break
+        except OSError as error:
+            if not told:
+                log.warning("nobody can ask healer for anything: %s: %s; trying again", path, error)
+                told = True
+            await asyncio.sleep(_RETRY_SEC)
     async with server:
         await server.serve_forever()
 

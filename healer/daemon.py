@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from systemd.daemon import notify
@@ -270,8 +271,9 @@ class Daemon:
         """Tell root and boot-complete.target, once, that the host has come up in this boot."""
         marker = self._runtime_dir / _UP
         if self._decisions.came_up == clock.boot_id() and not marker.exists():
-            marker.touch()
-            self._actor.tell_up()
+            with suppress(OSError):  # agents can fill /run: each look tries again
+                marker.touch()
+                self._actor.tell_up()
 
     def _changes(self, systems: Systems) -> Changes | None:
         """Compare the system that runs with the one that ran before; None where it is the same."""

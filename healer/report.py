@@ -61,6 +61,7 @@ class Publisher:
         self._path = directory / status.NAME
         self._due_ms = 0
         self._rested_ms = 0
+        self._trouble: str | None = None
 
     def changed(self) -> None:
         """Have the next ``publish`` write."""
@@ -72,10 +73,14 @@ class Publisher:
         if now < max(self._due_ms, self._rested_ms):
             return
         self._due_ms = now + _REPEAT_MS
+        trouble = None
         try:
             status.write(self._path, build())
         except OSError as error:
-            log.warning("cannot write %s: %s", self._path, error.strerror)
+            trouble = error.strerror
+        if trouble is not None and trouble != self._trouble:
+            log.warning("cannot write %s: %s; trying again", self._path, trouble)
+        self._trouble = trouble
         done = clock.uptime_ms()
         self._rested_ms = done + (done - now) * _PART
 

@@ -4,11 +4,13 @@ import json
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from healer import daemon
+from healer import control, daemon
 from tests.ledger.helpers import environment, write
 
 _ENTRIES = 2 * daemon._TOLD_ENTRIES + 1
@@ -32,20 +34,66 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_long_ledger_is_no_start_that_hangs(tmp_path: Path, config: Path) -> None:
-    write(tmp_path / "state/ledger", [256] * (_ENTRIES // 256 + 1))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
+class Started:
+    """A daemon with a socket in place of systemd's, that is told what the daemon notifies."""
+
+    def __init__(self, directory: Path, config: Path, systemd: socket.socket) -> None:
+        systemd.bind(str(directory / "notify"))
         systemd.settimeout(60)
-        child = subprocess.Popen(
+        self._systemd = systemd
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "healer", "daemon", "--config", str(config)],
-            env={**environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            env={**environment(), "NOTIFY_SOCKET": str(directory / "notify")},
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        try:
-            told = []
-            while "READY=1" not in told:
-                told.append(systemd.recv(4096).decode())
-        finally:
-            child.kill()
-            child.wait(10)
+
+    def told_until(self, last: str) -> list[str]:
+        """Wait until it notifies this; return all that it has notified."""
+        told: list[str] = []
+        while last not in told:
+            told.append(self._systemd.recv(4096).decode())
+        return told
+
+
+@pytest.fixture
+def started(tmp_path: Path, config: Path) -> Iterator[Callable[[], Started]]:
+    """A function that starts the daemon; it is gone after the test."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        running: list[Started] = []
+
+        def start() -> Started:
+            running.append(Started(tmp_path, config, systemd))
+            return running[-1]
+
+        yield start
+        for each in running:
+            each.process.kill()
+            each.process.communicate(timeout=10)
+
+
+def test_a_long_ledger_is_no_start_that_hangs(
+    tmp_path: Path, started: Callable[[], Started]
+) -> None:
+    write(tmp_path / "state/ledger", [256] * (_ENTRIES // 256 + 1))
+    told = started().told_until("READY=1")
     assert told == [*["EXTEND_TIMEOUT_USEC=60000000"] * 3, "READY=1"]
+
+
+def test_it_heals_where_nobody_can_ask_it(tmp_path: Path, started: Callable[[], Started]) -> None:
+    where = tmp_path / "run" / control.NAME
+    where.mkdir()
+    running = started()
+    running.told_until("READY=1")
+    assert running.process.stderr is not None
+    for line in running.process.stderr:
+        if "nobody can ask healer for anything" in line:
+            break
+    running.told_until("WATCHDOG=1")
+    where.rmdir()
+    request = control.AgentRequest(verb="reset", agent="none")
+    deadline = time.monotonic() + 60
+    while not where.is_socket():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert control.ask(where, request).detail == "there is no agent none; there are: ghost"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from systemd.daemon import notify
 
-from healer import __version__, control, report
+from healer import __version__, control, helper, report
 from healer.actor import Actor
 from healer.config import Config, Loaded, load
 from healer.decisions import Decisions
@@ -382,7 +382,8 @@ class Daemon:
     def _why_safe_switch_is_off(self) -> str | None:
         if not self._config.safe_switch.enable:
             return "safeSwitch.enable is false"
-        return nix.unavailable_reason(Path(self._config.safe_switch.profile))
+        why = nix.unavailable_reason(Path(self._config.safe_switch.profile))
+        return why or helper.why_not_obeyed(self._ledger.public_key)
 
     def _status(self, systems: Systems) -> Status:
         return report.build(

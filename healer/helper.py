@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from healer import keeping
 from healer.config import Config
@@ -29,6 +30,10 @@ from healer.safeswitch import booting, requests, rollback
 from healer.watchdog import itself
 
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
+_BEGUN_ANEW = (
+    f"If the ledger was begun anew on purpose, remove {_PINNED_KEY}, which holds the key of the "
+    "ledger that root saw first, and restart healer"
+)
 _MAX_REQUEST = 1024 * 1024
 
 
@@ -163,10 +168,18 @@ def _check_signature(intent: Entry, directory: Path) -> None:
     try:
         ledger_entry.check_signature(intent, keys.public_key(_pinned_key(directory)))
     except LedgerError as error:
-        raise RefusedError(
-            f"entry {intent.seq}: {error}. If the ledger was begun anew on purpose, remove "
-            f"{_PINNED_KEY}: it holds the key of the ledger that root saw first"
-        ) from error
+        raise RefusedError(f"entry {intent.seq}: {error}. {_BEGUN_ANEW}") from error
+
+
+def why_not_obeyed(key: Ed25519PublicKey) -> str | None:
+    """Say why root would refuse all that is signed with this key; None where it would not."""
+    try:
+        pinned = keys.load_public(_PINNED_KEY)
+    except HealerError:  # there is none yet, or root will say what is wrong with it
+        return None
+    if pinned == keys.raw_public(key):
+        return None
+    return f"root's helper obeys the ledger of another key. {_BEGUN_ANEW}"
 
 
 def _about_agent(config: Config, intent: Entry) -> Reply:

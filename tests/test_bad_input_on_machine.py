@@ -167,3 +167,15 @@ def test_ledger_trouble(container: Boot) -> None:
         "test $(healer ledger show --type agent.crash --json | wc -l) = 6", timeout=30
     )
     assert_intact(machine)
+
+    # A ledger that is begun anew has a key of its own, and root obeys it only once it is told.
+    machine.succeed(f"systemctl stop healer; umount {ledger}; mv {ledger} {ledger}.damaged")
+    machine.succeed("systemctl start healer")
+    machine.wait_for_unit("healer.service")
+    started = wait_for_entry(machine, "healer.started")["data"]["safe_switch"]
+    assert started.startswith("off: root's helper obeys the ledger of another key")
+    machine.fail("healer agent worker restart")
+    machine.succeed("rm -f /var/lib/healer-helper/ledger.pub; systemctl restart healer")
+    machine.wait_for_unit("healer.service")
+    machine.succeed("healer agent worker restart")
+    assert wait_for_entry(machine, "healer.started")["data"]["safe_switch"] == "on"

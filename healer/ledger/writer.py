@@ -387,6 +387,7 @@ def _key(directory: Path, credential: Path | None) -> Ed25519PrivateKey:
         raise LedgerError(
             f"{path} is missing, and the ledger beside it was signed with it; put it back, name "
             "the credential that holds it (ledger.keyCredential), or keep the ledger as evidence "
-            f"and let healer begin a new one: mv {directory} {directory}.old"
+            f"and let healer begin a new one: mv {directory} {directory}.old; "
+            "rm -f /var/lib/healer-helper/ledger.pub"
         )
     return keys.generate(path)

@@ -81,9 +81,10 @@ def wait_for_entry(
         f"found = [e for e in map(json.loads, sys.stdin) if e['type'] == {kind!r}{tests}]\n"
         "print(json.dumps(found[-1])) if found else sys.exit(1)\n"
     )
-    machine.write_file("/run/wait-for-entry.py", script)
+    # Not below /run: the machine may reboot meanwhile.
+    machine.write_file("/var/tmp/wait-for-entry.py", script)
     out = machine.wait_until_succeeds(
-        "healer ledger show --json | python3 /run/wait-for-entry.py", timeout=timeout
+        "healer ledger show --json | python3 /var/tmp/wait-for-entry.py", timeout=timeout
     )
     entry: dict[str, Any] = json.loads(out)
     return entry

@@ -11,6 +11,7 @@ healer/safeswitch/requests.py.
 """
 
 import contextlib
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from healer import keeping
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, closure, known_good, nix, power, stamps, systemctl
+from healer.host import clock, closure, known_good, nix, power, stamps, systemctl, transient
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -98,6 +99,8 @@ def serve(config: Config) -> None:
     The request may come later than the connection: healer has a helper ready when it expects to
     need one soon. None comes when it was not needed.
     """
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        _prepare(config)
     line = sys.stdin.buffer.readline(_MAX_REQUEST)
     if not line:
         return
@@ -112,6 +115,13 @@ def serve(config: Config) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         sys.stdout.buffer.write(msgspec.json.encode(reply) + b"\n")
         sys.stdout.flush()
+
+
+def _prepare(config: Config) -> None:
+    """Do ahead of a request for a rollback what takes most of the time until the switch begins."""
+    with contextlib.suppress(HealerError, OSError):
+        keys.public_key(_pinned_key(Path(config.state_dir) / "ledger"))
+    transient.prepare()
 
 
 def _answer(config: Config, line: bytes) -> Reply:

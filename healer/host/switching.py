@@ -5,17 +5,14 @@ goes on when whoever started it is killed. It is a few lines of sh which write t
 far they came, for a unit that ended says no more than its last exit code.
 """
 
-import os
 import re
 import shutil
-import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from healer.errors import RefusedError
-from healer.host import nix
+from healer.host import nix, transient
 from healer.host.known_good import Goal
 
 UNIT = "nixos-rebuild-switch-to-configuration.service"
@@ -27,6 +24,7 @@ NEEDS_BOOT = 100
 _LOCKED = frozenset({1, 11})
 _POLL_SEC = 0.2
 _WATCH_SEC = 0.005
+_LOOK_SEC = 1.0
 _ATTEMPTS = 3
 
 # Builtins of sh, and absolute programs. Each line of the result: a step, its exit code, and when
@@ -115,54 +113,40 @@ class Switch:
         """Wait for a unit that was started earlier for the same, and return what it did, if all."""
         if not self.result.exists():
             return None
-        while _is_active():
+        while not transient.is_over(UNIT):
             time.sleep(_POLL_SEC)
         ran = self._read(timed_out=False)
         return ran if ran is not None and "switch" in ran.codes else None
 
     def _run_once(self, action: str) -> Ran | None:
         """Run the unit; None where another has its name."""
-        quiet = subprocess.DEVNULL
-        with (
-            tempfile.TemporaryFile("w+") as stderr,
-            subprocess.Popen(
-                self._command(action), stdin=quiet, stdout=quiet, stderr=stderr
-            ) as process,
-        ):
-            while process.poll() is None:
-                time.sleep(_WATCH_SEC)
-                # The end of the unit, and systemd-run's word of it, come later.
-                ran = self._read(timed_out=False)
-                if ran is not None and action in ran.codes:
-                    process.kill()
-                    return ran
-            stderr.seek(0)
-            said = stderr.read()
+        began = time.monotonic()
+        words = "healer: switch to a known-good system"
+        if not transient.start(UNIT, words, self._command(action), self.timeout_sec):
+            return None
+        while True:
+            # It comes before systemd's word of the end, and never from a unit that was killed.
+            ran = self._await(action, _LOOK_SEC)
+            if ran is not None:
+                return ran
+            if transient.is_over(UNIT):
+                break
         if not self.result.exists():
-            if "already" in said:
-                return None
-            raise RefusedError(f"systemd-run refused {UNIT}: {said.strip()}")
-        while _is_active():  # systemd-run lost the bus; RuntimeMaxSec= bounds the unit
-            time.sleep(_POLL_SEC)
-        return self._read(timed_out="result: timeout" in said)
+            raise RefusedError(f"{UNIT} did not begin; see journalctl --unit={UNIT}")
+        return self._read(timed_out=time.monotonic() - began >= self.timeout_sec)
+
+    def _await(self, action: str, patience_sec: float) -> Ran | None:
+        """Wait for the last line of the result; None where it does not come meanwhile."""
+        until = time.monotonic() + patience_sec
+        while time.monotonic() < until:
+            time.sleep(_WATCH_SEC)
+            ran = self._read(timed_out=False)
+            if ran is not None and action in ran.codes:
+                return ran
+        return None
 
     def _command(self, action: str) -> list[str]:
         return [
-            program("systemd-run"),
-            f"--unit={UNIT}",
-            "--description=healer: switch to a known-good system",
-            "--collect",
-            "--no-ask-password",
-            "--wait",
-            "--service-type=exec",
-            "--expand-environment=no",
-            f"--property=RuntimeMaxSec={self.timeout_sec:g}",
-            "--property=TimeoutStopSec=30",
-            *(
-                f"--setenv={name}={os.environ[name]}"
-                for name in ("PATH", "LOCALE_ARCHIVE")
-                if name in os.environ
-            ),
             *("/bin/sh", "-c", _SCRIPT, "sh"),
             *(str(self.result), self.source, self.goal.toplevel, program("nix-env")),
             *(str(self.profile), self.goal.base, self.goal.switch, action),
@@ -170,7 +154,7 @@ class Switch:
 
     def _wait_for_the_name(self) -> None:
         time.sleep(_POLL_SEC)
-        while _is_active():
+        while not transient.is_over(UNIT):
             _check(self.deadline, f"{UNIT} is running")
             time.sleep(_POLL_SEC)
 
@@ -212,8 +196,3 @@ def program(name: str) -> str:
 def _check(deadline: float, words: str) -> None:
     if time.monotonic() > deadline:
         raise RefusedError(f"{words} for longer than safeSwitch.lockTimeoutSec")
-
-
-def _is_active() -> bool:
-    command = [program("systemctl"), "is-active", "--quiet", UNIT]
-    return subprocess.run(command, check=False).returncode == 0

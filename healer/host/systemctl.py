@@ -33,7 +33,7 @@ def systemd_run(*arguments: str) -> str:
     return run("systemd-run", "--collect", "--quiet", environment, *arguments)
 
 
-def show(unit: str, *properties: str) -> dict[str, str]:
-    """Return properties of a unit, as systemctl(1) prints them."""
-    out = systemctl("show", f"--property={','.join(properties)}", unit)
+def show(unit: str, *properties: str, check: bool = True) -> dict[str, str]:
+    """Return properties of a unit, as systemctl(1) prints them; as ``run``."""
+    out = systemctl("show", f"--property={','.join(properties)}", unit, check=check)
     return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)

@@ -31,6 +31,7 @@ _FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
 _MEASURE_SEC = 300.0
+_JUST_NOW_MS = 500
 # How long a helper is kept ready after the last crash.
 _STANDBY_SEC = 60.0
 RETRY_REMOVAL_SEC = 10.0
@@ -140,6 +141,8 @@ async def _has_held(intent: Entry, config: Config, unit_state: UnitStates) -> st
     going_back = data["action"] == "rollback"
     if intent.boot != clock.boot_id() or (going_back and rollback.has_begun(intent)):
         return None
+    if going_back and clock.uptime_ms() - intent.boottime_us // 1000 < _JUST_NOW_MS:
+        return None  # it was asked for that decision, and systemd is busy restarting the agent
     try:
         unit = await unit_state(agent.unit)
     except HostUnavailableError:

@@ -102,6 +102,7 @@ class Daemon:
         self._ledger_trouble: str | None = None
         self._reload = False
         self._switching = False
+        self._spent = False
         self._held: sticking.Held | None = None
         self._safe_switch_off = self._why_safe_switch_is_off()
 
@@ -194,17 +195,22 @@ class Daemon:
             written.append(future)
             if record.type == "action.intent":
                 self._actor.begin(record, future)
-            elif record.type == "agent.crash":
-                self._expect_rollback()
+            elif record.type == "agent.crash" and self._may_roll_back:
+                self._actor.expect_rollback()
+            elif record.type == "agent.crash-loop" and self._may_roll_back:
+                self._spent = True
+                self._wake.set()
             elif record.type == "deployment.activated" and record.data["kind"] == "switch":
                 self._actor.measure(record)
         return written
 
-    def _expect_rollback(self) -> None:
-        """Have root's helper ready where the next crash may be the one to roll back for."""
+    @property
+    def _may_roll_back(self) -> bool:
+        """Whether a crash may be the one to roll back for: then no moment is lost."""
+        if self._safe_switch_off is not None:
+            return False
         state = self._decisions.deployment
-        if state.on_probation and state.known_good is not None and not state.answered:
-            self._actor.expect_rollback()
+        return state.on_probation and state.known_good is not None and not state.answered
 
     def _append(self, record: Record) -> "concurrent.futures.Future[Entry]":
         log.log(report.level(record), "%s", report.one_line(record))
@@ -233,6 +239,10 @@ class Daemon:
             self._reload_config()
         systems = await self._look_at_systems()
         await self._recorder.look_at_stamps(self._alive)
+        if self._spent:
+            # PID 1 is busy restarting: no answer of its is needed to judge who crashed just now.
+            self._spent = False
+            self._judge(systems)
         if await self._recorder.look_at_journal(self._alive):
             self._wake.set()
         # Last, and nothing is waited for between this and the decisions: whoever crashed while
@@ -241,14 +251,18 @@ class Daemon:
         self._look_at_clock()
         self._look_at_ledger()
         if self._safe_switch_off is None:
-            judging = self._decisions.deployment.on_probation
-            trouble = self._environment.look() if judging else None
-            states, fresh, now = self._units.states, self._units.fresh, clock.now()
-            self._record(self._decisions.on_tick(states, systems, now, trouble, fresh))
-            self._record(self._decisions.on_boot(states, systems, clock.now()))
+            self._judge(systems)
+            self._record(self._decisions.on_boot(self._units.states, systems, clock.now()))
             self._look_whether_up()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
+
+    def _judge(self, systems: Systems) -> None:
+        """Judge the deployment by what is recorded, and by the host's state where it is known."""
+        judging = self._decisions.deployment.on_probation
+        trouble = self._environment.look() if judging else None
+        states, fresh, now = self._units.states, self._units.fresh, clock.now()
+        self._record(self._decisions.on_tick(states, systems, now, trouble, fresh))
 
     async def _look_at_systems(self) -> Systems:
         switching = await self._switch_lock.is_held()

@@ -169,7 +169,8 @@ class Decisions:
         """Answer the passing of time; ``environment`` says what is wrong with the host.
 
         ``fresh`` names the units whose states are not older than their last recorded ends; None
-        means all. Before a reboot that is under way nothing is begun.
+        means all. Of what ended so lately that it cannot be stable again no state is needed.
+        Before a reboot that is under way nothing is begun.
         """
         if any(state.ladder.pending == "reboot" for state in self.agents.values()):
             return []
@@ -181,7 +182,11 @@ class Decisions:
             unready["the system"] = "is on trial, and not confirmed yet"
         gates = [gate.name for gate in config.safe_switch.gates]
         unsafe = [name for name, agent in config.agents.items() if not agent.rollback_safe]
-        unsure = [name for name in unready if fresh is not None and not self._is_in(fresh, name)]
+        unsure = [
+            name
+            for name in unready
+            if fresh is not None and not (self._is_in(fresh, name) or self._just_ended(name, now))
+        ]
         facts = Facts(systems, unready, gates, environment, unsafe, unsure)
         return self._apply(
             verdicts.decide(self.deployment, config.safe_switch, config.agents, facts, now)
@@ -245,6 +250,14 @@ class Decisions:
     def _is_in(self, units: Collection[str], name: str) -> bool:
         agent = self.config.agents.get(name)
         return agent is not None and agent.unit in units
+
+    def _just_ended(self, name: str, now: Instant) -> bool:
+        """Whether an agent's last end is so recent that it cannot be stable again."""
+        end, declared = self.agent(name).last_end, self.config.agents.get(name)
+        if end is None or declared is None or end.data["boot"] != now.boot:
+            return False
+        stop = end.data["stop_uptime_ms"]
+        return stop is not None and now.uptime_ms - stop < declared.stable_sec * 1000
 
     def _unready(
         self, units: Mapping[str, UnitState], now: Instant, *, up_is_enough: bool = False

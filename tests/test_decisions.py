@@ -503,8 +503,22 @@ def test_nobody_is_blamed_before_it_is_known_how_the_agent_is_now() -> None:
         made += decisions.escalate(units, history.systems(), host.now())
         return [record.data["action"] for record in made if record.type == "action.intent"]
 
+    # Healer was away for as long as it takes to be stable again.
+    host.uptime_ms += 30_000
     assert decide(["db.service"]) == []
     assert decide(["db.service", "web.service"]) == ["rollback"]
+
+
+def test_who_crashed_a_moment_ago_cannot_be_well_again() -> None:
+    history = promoted()
+    history.deploy(TOPLEVELS[1], restarted=True)
+    look, history.look = history.look, lambda: None  # type: ignore[method-assign]
+    history.crash("web", times=3, runtime=10)
+    history.look = look  # type: ignore[method-assign]
+    made = history.decisions.on_tick(
+        history.host.units, history.systems(), history.host.now(), fresh=["db.service"]
+    )
+    assert [r.data["action"] for r in made if r.type == "action.intent"] == ["rollback"]
 
 
 def test_an_agent_that_was_given_up_is_no_sign_of_a_bad_boot() -> None:

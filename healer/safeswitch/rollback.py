@@ -202,9 +202,13 @@ class Rollback:
             return None
 
     def _write(self) -> None:
-        """Write the progress down; a full disk does not keep the system from going back."""
+        """Write the progress down; a full disk does not keep the system from going back.
+
+        After a power cut that somebody went back shows without it: nobody waits for the disk.
+        """
+        data, durable = msgspec.json.encode(self._progress), not self._progress.ok
         try:
-            write_atomically(self._path, msgspec.json.encode(self._progress), 0o644)
+            write_atomically(self._path, data, 0o644, durable=durable)
         except OSError as error:
             print(f"healer rollback: cannot write {self._path}: {error.strerror}", file=sys.stderr)
 

@@ -28,6 +28,9 @@ _TRIAL_POLL_SEC = 0.5
 _RECORDED_ONLY = frozenset({"condemn", "forgive"})
 # What answers the crashes of an agent, and only these.
 _FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
+# How often a refused reset is tried: systemd refuses what it is asked while it is executed anew,
+# and nobody else has a backoff begin anew before the next recovery.
+_RESETS = 10
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
 _MEASURE_SEC = 300.0
@@ -125,8 +128,15 @@ async def carry_out(
         except (OSError, TimeoutError, HostUnavailableError, msgspec.MsgspecError) as error:
             done = Done(False, f"the host does not answer: {error or type(error).__name__}")
             continue
-        return done
+        if done.ok or not _is_tried_again(intent, attempt):
+            return done
     return done
+
+
+def _is_tried_again(intent: Entry, attempt: int) -> bool:
+    """Whether a refusal may be a matter of the moment; a person who asked is told of it instead."""
+    by_person = intent.data.get("asked_by") is not None
+    return intent.data["action"] == "reset" and not by_person and attempt + 1 < _RESETS
 
 
 async def _has_held(intent: Entry, config: Config, unit_state: UnitStates) -> str | None:

@@ -72,7 +72,7 @@ class SimulatedAgent:
 class Deployed:
     """A system: what its deployment changed, and ``broken``: how long each bad agent's runs last.
 
-    ``dragged`` are agents that cannot live without a broken one.
+    ``dragged`` are agents that cannot live without a broken one, nor while a switch restarts it.
     """
 
     toplevel: str
@@ -187,8 +187,11 @@ class Host:
         self._show(agent)
         self._plan(agent)
 
-    def _plan(self, agent: SimulatedAgent) -> None:
-        """Decide when and why this run ends, if nothing comes between."""
+    def _plan(self, agent: SimulatedAgent, *, cut_off: bool = False) -> None:
+        """Decide when and why this run ends, if nothing comes between.
+
+        ``cut_off`` says that what it cannot live without has just gone.
+        """
         lasts, why = self.random.expovariate(1 / agent.mean_ms), "chance"
         broken = self.running.broken.get(agent.name)
         if broken is not None and agent.started_under == self.running.toplevel:
@@ -196,7 +199,7 @@ class Host:
                 lasts = min(lasts, self.random.expovariate(1 / broken))
             else:
                 lasts = min(lasts, self._around(broken, 0.5))
-        if agent.name in self.running.dragged and self._is_one_down():
+        if cut_off or (agent.name in self.running.dragged and self._is_one_down()):
             lasts = min(lasts, self._around(3 * _SEC, 0.5))
         for trouble in self.troubles:
             if agent.name in trouble.agents:
@@ -355,8 +358,8 @@ class Host:
                     self._stop(agent)
                 agent.delay_ms = _RESTART
                 self._start(agent)
-            elif name in before.dragged:
-                self._plan(agent)
+            elif name in before.dragged | to.dragged:
+                self._plan(agent, cut_off=name in to.dragged)
         self._look()
 
     def _close(self, ended: Deployed) -> None:

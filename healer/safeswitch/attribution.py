@@ -13,6 +13,7 @@ the reason:
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median_low
 
 from healer.config import Agent, SafeSwitch
 from healer.safeswitch.baseline import BLAMED, threshold
@@ -22,6 +23,8 @@ from healer.safeswitch.state import Crash, DeploymentState
 _NAMED = 3
 # An agent's last crashes tell how it is now.
 _RECENT = 5
+# A first run of so many times the usual one was no run of the same kind.
+_MANY_TIMES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +198,11 @@ def _objections(
 
 def _signs(state: DeploymentState, agent: Agent, name: str) -> Iterator[str]:
     """Say what an agent's own crashes tell of the environment."""
-    crashes = state.crashes[name]
+    crashes = state.crashes.get(name, ())
     recent = crashes[-_RECENT:]
     if name in state.unwell_before:
         yield "it crashed again and again before this deployment as well"
-    first, *later = crashes
-    if first.first and _lasted(agent, first) and later and all(crash.early for crash in later):
+    if _turned(agent, *crashes):
         yield "it ran well under this deployment before it began to end at once"
     if sum(crash.temporary for crash in recent) * 2 > len(recent):
         yield "it says itself that the failure is temporary (exit code 75)"
@@ -213,15 +215,19 @@ def _controls(
 ) -> Iterator[tuple[str, str]]:
     """Name the other agents whose crashes tell of the environment, each with how.
 
-    They crash beyond their baseline, and are not well yet. What the accused drags along tells
-    nothing: agents that crashed only after it, if it died in its first run.
+    They crash more than is likely, and are not well yet: a doubt needs less than a conviction. What
+    the accused drags along tells nothing: agents that crashed only after it, if it died in its
+    first run, or that have crashed each time just after a changed one.
     """
     first = state.crashes[name][0]
     drags = not _lasted(agents[name], first)
-    for other, crashes in state.crashes.items():
-        if other == name or other not in unready or (drags and first.at_ms < crashes[0].at_ms):
+    for other in agents:
+        crashes = state.all_crashes(other)
+        if other == name or other not in unready or not crashes:
             continue
-        if other in state.looped or _too_many(state, other, agents[other], crashes):
+        if (drags and first.at_ms < crashes[0].at_ms) or state.is_dragged(other):
+            continue
+        if other in state.looped or state.is_suspicious(other, len(crashes), crashes[-1].at_ms):
             if state.is_unchanged(other):
                 yield other, "nothing of it was changed"
             for sign in _signs(state, agents[other], other):
@@ -232,3 +238,16 @@ def _lasted(agent: Agent, crash: Crash) -> bool:
     """Whether a run was stable before it ended; what is declared an early death was not."""
     stable_ms = agent.stable_sec * 1000
     return crash.runtime_ms is not None and crash.runtime_ms >= stable_ms and not crash.early
+
+
+def _turned(agent: Agent, first: Crash | None = None, *later: Crash) -> bool:
+    """Whether something else than the deployment made an agent crash: it came after its first run.
+
+    What a deployment breaks ends each time after much the same time.
+    """
+    if first is None or not first.first or first.early or first.runtime_ms is None or not later:
+        return False
+    if _lasted(agent, first) and all(crash.early for crash in later):
+        return True
+    usual_ms = median_low(crash.runtime_ms or 0 for crash in later)
+    return first.runtime_ms >= _MANY_TIMES * usual_ms

@@ -9,13 +9,15 @@ from msgspec.structs import replace
 
 from healer.events import Changes, Instant, Systems
 from healer.records import Record
-from healer.safeswitch.baseline import SUSPICIOUS, Baseline, threshold
+from healer.safeswitch.baseline import Baseline
 from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Observation, Streak
 
 # More crashes of one agent under one deployment than these tell nothing new.
 _REMEMBERED = 256
 # As many crashes in one incident are more than bad luck.
 _LOOPING = 3
+# What an agent drags along crashes within this: by the end of a connection, or a time limit.
+_LED_MS = 30_000
 # Agents that began to crash within this time met the same trouble.
 _TOGETHER_MS = 60_000
 # Crashes that came at random would hardly leave a gap of so many of their intervals.
@@ -91,6 +93,8 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
         state,
         current=toplevel,
         crashes={},
+        carried={},
+        suspect_ms=None,
         looped={},
         incidents={},
         unwell=unwell,
@@ -161,16 +165,39 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
     data, name = record.data, record.data["agent"]
     baselines = dict(state.baselines)
     baselines.setdefault(name, Baseline(0, state.good_ms))
+    crash = _crash(state, record)
     if data["toplevel"] not in {None, state.current}:
-        return replace(state, baselines=baselines)
+        # At first it may be the switch that brings it about: it restarts what the agent needs.
+        new = {name: crash} if state.served_ms >= _LED_MS else {}
+        return replace(state, baselines=baselines, carried={**new, **state.carried})
     if not state.on_probation:
         baselines[name] = baselines[name].crash(state.good_ms)
     elif data["toplevel"] is None:
         return state
     streak = state.unwell.get(name, Streak(0, state.elapsed_ms))
     streak = Streak(streak.crashes + 1, streak.since_ms)
+    crashes = (*state.crashes.get(name, ()), crash)[:_REMEMBERED]
+    state = replace(
+        state,
+        baselines=baselines,
+        unwell={**state.unwell, name: streak},
+        crashes={**state.crashes, name: crashes},
+        suspect_ms=state.suspect_ms if state.is_unchanged(name) else state.served_ms,
+        incidents={**state.incidents, name: record.incident},
+    )
+    # Before anything is known to be good there is nothing that a deployment could be worse than.
+    judged = state.on_probation and state.known_good is not None
+    if not judged or not state.is_suspicious(name, len(crashes), state.served_ms):
+        return state
+    # Quiet for long enough means long against the time from crash to crash.
+    caution_ms = _QUIET * state.served_ms // len(crashes)
+    return replace(state, held_ms=0, caution_ms=max(state.caution_ms, caution_ms))
+
+
+def _crash(state: DeploymentState, record: Record) -> Crash:
+    data, name = record.data, record.data["agent"]
     memory = data.get("memory") or {}
-    crash = Crash(
+    return Crash(
         first=name not in state.incidents,
         at_ms=state.served_ms,
         runtime_ms=data["runtime_ms"],
@@ -178,35 +205,15 @@ def _crashed(state: DeploymentState, record: Record) -> DeploymentState:
         temporary=data["code"] == "exited" and data["status"] == _TEMPORARY,
         starved=data["class"] == "oom" and memory.get("oom") == 0,
         rule=data.get("answer") == "rollback",
+        led=_is_led(state, name, data["runtime_ms"]),
     )
-    crashes = (*state.crashes.get(name, ()), crash)[:_REMEMBERED]
-    state = replace(
-        state,
-        baselines=baselines,
-        unwell={**state.unwell, name: streak},
-        crashes={**state.crashes, name: crashes},
-        incidents={**state.incidents, name: record.incident},
-    )
-    suspicious = state.on_probation and _is_suspicious(state, name)
-    if not suspicious:
-        return state
-    # Quiet for long enough means long against the time from crash to crash.
-    caution_ms = _QUIET * state.served_ms // len(crashes)
-    return replace(state, held_ms=0, caution_ms=max(state.caution_ms, caution_ms))
 
 
-def _is_suspicious(state: DeploymentState, agent: str) -> bool:
-    """Whether an agent has crashed beyond its baseline; with none, more than once.
-
-    Before anything is known to be good there is nothing that a deployment could be worse than.
-    """
-    if state.known_good is None:
-        return False
-    baseline, crashes = state.baseline(agent), len(state.crashes[agent])
-    if not baseline.is_warm(state.good_ms):
-        return crashes > 1
-    expected = baseline.expected(state.good_ms, state.served_ms)
-    return crashes >= threshold(expected, SUSPICIOUS, least=1)
+def _is_led(state: DeploymentState, name: str, runtime_ms: int | None) -> bool | None:
+    """Whether a run ended just after another agent's crash, as ``Crash.led`` says."""
+    if runtime_ms is None or runtime_ms < _LED_MS or not state.is_unchanged(name):
+        return None
+    return state.suspect_ms is not None and state.served_ms - state.suspect_ms <= _LED_MS
 
 
 def _looped(state: DeploymentState, record: Record) -> DeploymentState:
@@ -241,7 +248,7 @@ def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
 def _told_of_environment(state: DeploymentState, agent: str) -> bool:
     """Whether an agent crashed again and again for what cannot be the deployment's doing."""
     crashes = state.crashes.get(agent, ())
-    if len(crashes) < _LOOPING:
+    if len(crashes) < _LOOPING or state.is_dragged(agent):
         return False
     return state.is_unchanged(agent) or crashes[-1].temporary or crashes[-1].starved
 
@@ -256,9 +263,14 @@ def _troubled(state: DeploymentState, record: Record) -> DeploymentState:
 def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> DeploymentState:
     """Forget the crashes of a time when something was wrong that is well again now.
 
-    A deployment that is bad nevertheless goes on crashing. Only ``kept`` keeps its own.
+    A deployment that is bad nevertheless goes on crashing. Only ``kept`` keeps its own, and those
+    that no deployment could be blamed for.
     """
-    crashes = {name: crashes for name, crashes in state.crashes.items() if name == kept}
+    crashes = {
+        name: crashes
+        for name, crashes in state.crashes.items()
+        if name == kept or (kept is not None and state.is_unchanged(name))
+    }
     looped = {name: why for name, why in state.looped.items() if name == kept}
     return replace(state, crashes=crashes, looped=looped, held_ms=0)
 

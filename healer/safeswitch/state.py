@@ -12,9 +12,13 @@ from msgspec.structs import replace
 
 from healer.events import Instant
 from healer.records import Record
-from healer.safeswitch.baseline import Baseline
+from healer.safeswitch.baseline import SUSPICIOUS, Baseline, threshold
 
 DAY_MS = 86_400_000
+
+# A common cause would end the one or the other first. That it was always the same one is less
+# likely than SUSPICIOUS after so many times.
+_DRAGGED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,8 @@ class Crash:
     ``first`` says that it is the agent's first, ``at_ms`` for how long the deployment had been
     active. ``temporary`` says that the agent itself called it a temporary failure, ``starved`` that
     memory ran out on the host and not in the agent's own bounds, ``rule`` that a restart rule
-    answers such a crash with a rollback.
+    answers such a crash with a rollback. ``led`` says of an agent that was not changed that it ran
+    until just after a crash of one that was; it is None where it ran for too short to tell.
     """
 
     first: bool
@@ -34,6 +39,7 @@ class Crash:
     temporary: bool
     starved: bool
     rule: bool
+    led: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,11 @@ class DeploymentState(msgspec.Struct, frozen=True):
     holds all known-good toplevels, the newest last. ``changes`` says of each agent whether its unit
     is changed, same or added since the known-good, ``shared`` which inputs of all changed;
     ``changes_known`` is false where a deployment's record did not say. ``crashes`` and ``looped``
-    are of runs that were started under the current deployment; ``unwell`` counts each agent's
-    crashes since it last recovered, without those that an earlier deployment was convicted of.
+    are of runs that were started under the current deployment, ``carried`` is each agent's crash of
+    a run that was started before, but for those that the switch itself may have brought about.
+    ``suspect_ms`` is when an agent last crashed that may be the deployment's doing (``served_ms``).
+    ``unwell`` counts each agent's crashes since it last recovered, without those that an earlier
+    deployment was convicted of.
     ``unwell_before`` names the agents that were looping so when the deployment on probation became
     active, and have not recovered since, each with when that began (``elapsed_ms``).
 
@@ -96,6 +105,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     shared: frozenset[str] = frozenset()
     changes_known: bool = True
     crashes: Mapping[str, tuple[Crash, ...]] = {}
+    carried: Mapping[str, Crash] = {}
+    suspect_ms: int | None = None
     looped: Mapping[str, str] = {}
     incidents: Mapping[str, str | None] = {}
     failing: Mapping[str, Failing] = {}
@@ -168,6 +179,26 @@ class DeploymentState(msgspec.Struct, frozen=True):
     def is_unchanged(self, agent: str) -> bool:
         """Whether all that could break the agent is known to be as under the known-good."""
         return self.change_of(agent) == "same" and not self.shared
+
+    def is_suspicious(self, agent: str, crashes: int, window_ms: int) -> bool:
+        """Whether so many crashes are beyond the agent's baseline; with none, more than one."""
+        baseline = self.baseline(agent)
+        if not baseline.is_warm(self.good_ms):
+            return crashes > 1
+        return crashes >= threshold(baseline.expected(self.good_ms, window_ms), SUSPICIOUS, least=1)
+
+    def is_dragged(self, agent: str) -> bool:
+        """Whether an agent that was not changed crashes for want of one that was.
+
+        That is when it has run well again and again, and ended each time just after that one.
+        """
+        runs = [crash for crash in self.all_crashes(agent) if crash.led is not None]
+        return self.is_unchanged(agent) and len(runs) >= _DRAGGED and all(run.led for run in runs)
+
+    def all_crashes(self, agent: str) -> tuple[Crash, ...]:
+        """Return the agent's crashes under this deployment, whatever its run was started under."""
+        carried = self.carried.get(agent)
+        return (*(() if carried is None else (carried,)), *self.crashes.get(agent, ()))
 
     def baseline(self, agent: str) -> Baseline:
         """Return the agent's baseline; one that nothing is known of begins now."""

@@ -141,6 +141,55 @@ def test_agents_that_the_accused_drags_along_are_no_excuse() -> None:
     assert host.rolls_back()
 
 
+def test_an_agent_that_crashes_each_time_just_after_the_accused_is_no_excuse() -> None:
+    """A common cause would end the one or the other first: ten times the same is no chance."""
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(40)
+    for _ in range(9):
+        host.crash("web", after=47)
+        host.crash("db", after=3)
+    assert not host.rolls_back()
+    assert "db crashes too, and nothing of it was changed" in " ".join(host.told())
+    host.crash("web", after=47)
+    host.crash("db", after=3)
+    host.crash("web", times=2, after=50)
+    assert host.rolls_back()
+
+
+def test_an_agent_that_crashes_now_and_then_before_the_accused_is_not_dragged_along() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(40)
+    for index in range(20):
+        first, second = ("db", "web") if index % 5 == 2 else ("web", "db")
+        host.crash(first, after=47)
+        host.crash(second, after=3)
+    assert not host.rolls_back()
+
+
+def test_a_single_crash_of_an_agent_that_was_not_changed_raises_a_doubt() -> None:
+    """Its run is from before the deployment, and its third crash would come too late."""
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(40)
+    host.crash("db")
+    host.crash("web", times=3, after=6)
+    assert not host.rolls_back()
+    assert "db crashes too, and nothing of it was changed" in host.verdict()[1]
+    # It stays the only one, and is well again.
+    host.crash("web", times=9, after=6)
+    assert host.rolls_back()
+
+
+def test_what_crashes_while_a_switch_restarts_what_it_needs_raises_no_doubt() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("db")
+    host.crash("web", times=3)
+    assert host.rolls_back()
+
+
 def test_another_agents_word_counts_too() -> None:
     host = lived()
     host.deploy(BAD, "web", "db")
@@ -282,6 +331,24 @@ def test_an_agent_that_ran_well_and_then_could_not_start_met_something_else() ->
     host.crash("web", times=5, after=1)
     assert host.open_intent() is None
     assert "it ran well under this deployment" in host.verdict()[1]
+
+
+def test_a_run_far_longer_than_all_later_ones_was_of_another_kind() -> None:
+    """An outage began before the agent was called stable."""
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("web", after=25)
+    host.crash("web", times=9, after=3)
+    assert host.open_intent() is None
+    assert "it ran well under this deployment" in host.verdict()[1]
+
+
+def test_an_agent_that_ends_each_time_after_much_the_same_time_is_blamed() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("web", after=25)
+    host.crash("web", times=2, after=4)
+    assert host.rolls_back()
 
 
 def test_an_early_death_was_no_good_run_however_soon_an_agent_is_called_stable() -> None:

@@ -63,6 +63,7 @@ class Recorder:
         self._switching = False
         self._removing = False
         self._journal_due_ms = 0
+        self._gap = False
 
     async def run(self) -> None:
         """Record ends as their stamps are written, until cancelled."""
@@ -130,10 +131,14 @@ class Recorder:
         replay = await self._ends.journalled(self._decisions.units)
         if replay is None:
             return False
-        if replay.gap:
+        if replay.gap and not self._gap:
             reason = "the journal was rotated away behind healer's cursor"
+            if replay.cursor is None:
+                reason = "there is nothing in the journal that healer may read"
             data = {"what": "journal", "unit": None, "count": None, "reason": reason}
             self._record([Record(clock.now(), "loss", data)])
+        # As long as there is no place to read on from, it is the same gap.
+        self._gap = replay.gap
         # Where there is a stamp too, it knows more.
         await self.look_at_stamps(alive)
         if replay.ended:

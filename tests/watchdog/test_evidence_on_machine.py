@@ -70,3 +70,21 @@ def test_a_journal_vacuumed_while_healer_was_down(container: Boot) -> None:
     wait_for_entry(machine, "loss", what="journal")
     assert wait_until_all_are_recorded(machine) == 3
     assert losses(machine, "restarts") == []
+
+
+def test_a_journal_that_is_not_kept_any_more_is_one_loss(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("test -s /var/lib/healer/journal.cursor")
+    machine.write_file("/run/systemd/journald.conf.d/none.conf", "[Journal]\nStorage=none\n")
+    machine.succeed("systemctl restart systemd-journald; rm -rf /var/log/journal /run/log/journal")
+    # Each crash has healer look at the journal.
+    for crashes in range(1, 4):
+        kill_and_wait(machine, "worker.service")
+        machine.wait_until_succeeds(
+            f"test $(healer ledger show --type agent.crash --json | wc -l) = {crashes}", timeout=60
+        )
+    wait_for_entry(machine, "agent.recovered", agent="worker")
+    (lost,) = losses(machine, "journal")
+    assert lost["reason"] == "there is nothing in the journal that healer may read"
+    assert losses(machine, "restarts") == []

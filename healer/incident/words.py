@@ -164,6 +164,8 @@ def _started(data: Data) -> str:
     agents, before = data.get("agents"), data.get("previous_end")
     count = len(agents) if isinstance(agents, list) else 0
     says = f"healer {text(data, 'version')} has started; it watches {count} agents"
+    if (safe_switch := text(data, "safe_switch")).startswith("off"):
+        says += f"; SafeSwitch is {safe_switch}"
     if isinstance(before, Mapping):
         says += f"; its run before this one: {ending(before)}"
     return says

@@ -98,6 +98,8 @@ def load(path: Path) -> Loaded:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         mend = "name the file that the module rendered (/etc/healer/config.yaml)"
+        if isinstance(error, PermissionError):
+            mend = "everybody may read what the module rendered (mode 0444)"
         raise InvalidConfigError(path, [Problem("", f"cannot read it: {reason}", mend)]) from None
     except ValueError as error:
         mend = "name the file that the module rendered (/etc/healer/config.yaml)"

@@ -62,6 +62,7 @@ _MENDS = {
     errno.ENOENT: "make its parent directory",
     errno.EACCES: "it must belong to the user that healer runs as",
     errno.EPERM: "it must belong to the user that healer runs as",
+    errno.EEXIST: "a file is in its place: move that away",
     errno.ENOTDIR: "a file is in its place: move that away",
     errno.EROFS: "mount the file system read-write",
     errno.ENOSPC: "free space on its file system",

@@ -151,4 +151,7 @@ class Walk:
 
 
 def _unreadable(path: Path, error: OSError) -> LedgerIOError:
-    return LedgerIOError(f"cannot read {path}: {error.strerror}; run as root or as the user healer")
+    mend = "name the directory of a ledger, and keep nothing else under its files' names"
+    if isinstance(error, PermissionError):
+        mend = "run as root or as the user healer"
+    return LedgerIOError(f"cannot read {path}: {error.strerror}; {mend}")

@@ -285,6 +285,9 @@ def test_the_reader_names_file_and_line(sample: Sample) -> None:
 def test_a_missing_directory_is_named(tmp_path: Path, sample: Sample) -> None:
     with pytest.raises(LedgerIOError, match=r"no ledger at .*missing"):
         verify(tmp_path / "missing", sample.key)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerIOError, match=r"Not a directory; name the directory of a ledger"):
+        verify(tmp_path / "file", sample.key)
     with pytest.raises(LedgerError, match="32 bytes"):
         verify(sample.original, b"short")
 

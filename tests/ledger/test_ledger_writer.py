@@ -212,7 +212,9 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerIOError, match=f"{tmp_path}/no/ledger.*make its parent directory"):
         open_ledger(tmp_path / "no" / "ledger")
     (tmp_path / "file").write_text("")
-    with pytest.raises(LedgerIOError, match=f"{tmp_path}/file"):
+    with pytest.raises(
+        LedgerIOError, match=f"{tmp_path}/file: File exists; a file is in its place"
+    ):
         open_ledger(tmp_path / "file")
     with pytest.raises(LedgerIOError, match="/proc/ledger"):
         open_ledger(Path("/proc/ledger"))

@@ -123,6 +123,7 @@ def test_no_nix_and_no_such_unit(container: Boot) -> None:
     machine.wait_until_succeeds(journal_says("ghost.service does not exist"), timeout=20)
     started = wait_for_entry(machine, "healer.started")
     assert started["data"]["safe_switch"].startswith("off: nix-env")
+    machine.succeed(journal_says("SafeSwitch is off: nix-env is not on the PATH"))
     kill_and_wait(machine, "worker.service")
     wait_for_entry(machine, "agent.crash", agent="worker")
     assert "ghost.service" in machine.execute("healer status")[1]

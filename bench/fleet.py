@@ -10,9 +10,11 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 
 from bench.report import Report, Target
-from bench.simulated import DAY, YEAR, Host, World
+from bench.simulated import Host
+from bench.world import DAY, YEAR, World
 from healer.records import Record
 
 # So many hosts live from one saving of the figures to the next.
@@ -49,10 +51,10 @@ def simulate(hosts: int, world: World, seed: int = 1, until_ms: int = YEAR) -> C
     return total
 
 
-def run(hosts: range = range(10_000), seed: int = 1) -> Report:
+def run(hosts: range = range(10_000), seed: int = 1, world: World | None = None) -> Report:
     """Simulate a year of these hosts; what there is so far is written after every 100."""
     report = Report("fleet")
-    for lived, counts in lives(hosts, World(), seed, YEAR):
+    for lived, counts in lives(hosts, world or World(), seed, YEAR):
         if lived % _SAVED == 0 or lived == len(hosts):
             report = _report(lived, counts)
             report.write()
@@ -65,7 +67,7 @@ def _report(hosts: int, counts: Counter[str]) -> Report:
     for name in ("deployments", "bad", "slow", "crashes", "troubles", "rollbacks", "refuted"):
         report.add(name, counts[name], "")
     for name in sorted(counts):
-        if ":" in name:
+        if ":" in name or name == "unlucky":
             report.add(name, counts[name], "")
     report.notes.append("docs/fleet.md says what is assumed, and what each line means")
     report.notes.append("python -m bench.fleet HOST tells how a host came to what is odd in it")
@@ -84,11 +86,15 @@ def main() -> None:
     parser.add_argument("end", type=int, nargs="?", help="report of the hosts up to this one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--all", action="store_true", help="tell the whole year of one host")
+    for each in fields(World):
+        name = f"--{each.name.replace('_', '-')}"
+        parser.add_argument(name, type=float, default=each.default, help="of the world, as assumed")
     chosen = parser.parse_args()
+    world = World(*(getattr(chosen, each.name) for each in fields(World)))
     if chosen.end is not None:
-        print(run(range(chosen.host, chosen.end), chosen.seed).text())
+        print(run(range(chosen.host, chosen.end), chosen.seed, world).text())
         return
-    host = Host(chosen.host, World(), chosen.seed)
+    host = Host(chosen.host, world, chosen.seed)
     host.live(YEAR)
     for agent in host.agents.values():
         print(f"{agent.name}: a crash by chance in {agent.mean_ms / DAY:.2f} days")

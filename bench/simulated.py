@@ -1,96 +1,44 @@
-"""One host of the simulated fleet, and the world that it lives in (bench/fleet.py).
+"""One host of the simulated fleet (bench/fleet.py), in the world of bench/world.py.
 
 All decisions are the real ones (healer/decisions.py); this only plays the host.
 """
 
 import heapq
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
+from bench.world import (
+    AGENTS,
+    DAY,
+    MIN,
+    PERSON,
+    RESTART,
+    SEC,
+    UNLUCKY,
+    UPSTREAMS,
+    YEAR,
+    Deployed,
+    SimulatedAgent,
+    Trouble,
+    World,
+    around,
+    draw_agent,
+    draw_deployment,
+    suffers,
+)
 from healer.config import Agent, Config, CrashLoop, SafeSwitch
 from healer.decisions import Decisions
 from healer.events import Changes, Context, Ended, Instant, Memory, Systems, UnitState
 from healer.records import Record
 
-_SEC = 1000
-_MIN = 60 * _SEC
-_HOUR = 60 * _MIN
-DAY = 24 * _HOUR
-YEAR = 365 * DAY
-
-_AGENTS = 8
-_UPSTREAMS = 3
-_PROBATION = 300 * _SEC
-_STABLE = 60 * _SEC
-_RESTART = 100  # the first delay of the backoff, which doubles
-_MAX_RESTART = 5 * _MIN
-_ROLLBACK = 8 * _SEC
+_PROBATION = 300 * SEC
+_STABLE = 60 * SEC
+_MAX_RESTART = 5 * MIN
+_ROLLBACK = 8 * SEC
 # Fewer crashes are never blamed.
 _BLAMED = 3
-# How long a person takes to see that a bad deployment stays, and to deploy another.
-_PERSON = 2 * _HOUR
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What is assumed; rates are per host and year, shares are probabilities."""
-
-    deployments: float = 100.0
-    bad: float = 0.03
-    slow: float = 0.002
-    full: float = 1.0  # the disk
-    unplugged: float = 2.0  # the host's own network
-    out_of_memory: float = 1.0
-    upstream_down: float = 3.0  # of each upstream
-    says_temporary: float = 0.5
-    reacts: float = 0.2
-    cascades: float = 0.1
-
-
-@dataclass(slots=True)
-class SimulatedAgent:
-    """One agent: ``mean_ms`` from crash to crash by chance, and the upstream that it needs."""
-
-    name: str
-    mean_ms: float
-    upstream: int | None
-    needs_network: bool
-    says_temporary: bool
-    started_ms: int = 0
-    started_under: str = ""
-    run: int = 0
-    ends_ms: int = 0
-    delay_ms: int = _RESTART
-    up: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Deployed:
-    """A system: what its deployment changed, and ``broken``: how long each bad agent's runs last.
-
-    ``dragged`` are agents that cannot live without a broken one, nor while a switch restarts it.
-    """
-
-    toplevel: str
-    changed: frozenset[str]
-    shared: tuple[str, ...] = ()
-    broken: dict[str, float] = field(default_factory=dict)
-    dragged: frozenset[str] = frozenset()
-    slow: bool = False
-
-
-@dataclass(slots=True)
-class Trouble:
-    """Something in the world that fails for a while, and makes agents crash."""
-
-    kind: str
-    agents: frozenset[str]
-    until_ms: int
-    words: str | None = None
 
 
 class Host:
@@ -101,7 +49,7 @@ class Host:
         self.world = world
         self.now_ms = 0
         self.boot, self.booted_ms = 0, 0
-        self.agents = {f"a{index}": self._agent(f"a{index}") for index in range(_AGENTS)}
+        self.agents = {name: draw_agent(self.random, world, name) for name in AGENTS}
         self.units: dict[str, UnitState] = {}
         self.decisions = Decisions(_config(self.agents))
         self.numbers = count(1)
@@ -140,7 +88,7 @@ class Host:
             ("out of memory", self.world.out_of_memory),
         ):
             self._again_trouble(kind, rate)
-        for upstream in range(_UPSTREAMS):
+        for upstream in range(UPSTREAMS):
             self._again_trouble(f"upstream {upstream}", self.world.upstream_down)
         while self.events and self.events[0][0] <= until_ms:
             self.now_ms, _, event = heapq.heappop(self.events)
@@ -166,20 +114,6 @@ class Host:
 
     # Agents
 
-    def _agent(self, name: str) -> SimulatedAgent:
-        draw, chance = self.random, self.random.random()
-        if chance < 0.84:
-            mean = draw.uniform(30, 180) * DAY
-        elif chance < 0.99:
-            mean = draw.uniform(1, 7) * DAY
-        else:
-            mean = DAY / math.exp(draw.uniform(math.log(2), math.log(24)))
-        upstream = draw.randrange(_UPSTREAMS) if draw.random() < 0.5 else None
-        network = upstream is not None or draw.random() < 0.2
-        return SimulatedAgent(
-            name, mean, upstream, network, draw.random() < self.world.says_temporary
-        )
-
     def _start(self, agent: SimulatedAgent) -> None:
         agent.run += 1
         agent.up = True
@@ -198,12 +132,12 @@ class Host:
             if self.running.slow:
                 lasts = min(lasts, self.random.expovariate(1 / broken))
             else:
-                lasts = min(lasts, self._around(broken, 0.5))
+                lasts = min(lasts, around(self.random, broken, 0.5))
         if cut_off or (agent.name in self.running.dragged and self._is_one_down()):
-            lasts = min(lasts, self._around(3 * _SEC, 0.5))
+            lasts = min(lasts, around(self.random, 3 * SEC, 0.5))
         for trouble in self.troubles:
             if agent.name in trouble.agents:
-                lasts, why = min(lasts, self._around(2 * _SEC, 0.7)), trouble.kind
+                lasts, why = min(lasts, around(self.random, 2 * SEC, 0.7)), trouble.kind
         run, ends_ms = agent.run, max(self.now_ms, agent.started_ms) + int(lasts)
         if ends_ms - self.now_ms < YEAR:
             self._in(ends_ms - self.now_ms, lambda: self._crash(agent, run, ends_ms, why))
@@ -212,7 +146,7 @@ class Host:
     def _is_one_down(self) -> bool:
         """Whether a broken agent is down, or up so shortly that nobody can live with it."""
         return any(
-            not self.agents[name].up or lasts < 5 * _SEC
+            not self.agents[name].up or lasts < 5 * SEC
             for name, lasts in self.running.broken.items()
         )
 
@@ -236,7 +170,7 @@ class Host:
             for name in sorted(self.running.dragged):
                 self._plan(self.agents[name])
         lasted = self.now_ms - agent.started_ms
-        agent.delay_ms = _RESTART if lasted >= _STABLE else min(agent.delay_ms * 2, _MAX_RESTART)
+        agent.delay_ms = RESTART if lasted >= _STABLE else min(agent.delay_ms * 2, _MAX_RESTART)
 
         def restart() -> None:
             if agent.run == run and not agent.up:
@@ -275,12 +209,12 @@ class Host:
     def _begin_trouble(self, kind: str) -> None:
         """Let something fail for a while; now and then a person deploys because of it."""
         self.counts["troubles"] += 1
-        names = frozenset(a.name for a in self.agents.values() if self._suffers(a, kind))
+        names = frozenset(a.name for a in self.agents.values() if suffers(self.random, a, kind))
         words = {
             "full": "there is no space left on /var",
             "unplugged": "the default route is gone",
         }.get(kind)
-        lasts = self._around(3 * _SEC if kind == "out of memory" else 15 * _MIN, 1.0)
+        lasts = around(self.random, 3 * SEC if kind == "out of memory" else 15 * MIN, 1.0)
         trouble = Trouble(kind, names, self.now_ms + int(lasts), words)
         self.story.append((self.now_ms, trouble))
         self.troubles.append(trouble)
@@ -288,14 +222,7 @@ class Host:
         for name in sorted(names):
             self._plan(self.agents[name])
         if names and self.random.random() < self.world.reacts:
-            self._in(self._around(3 * _MIN, 0.7), lambda: self._deploy(sorted(names)))
-
-    def _suffers(self, agent: SimulatedAgent, kind: str) -> bool:
-        if kind == "unplugged":
-            return agent.needs_network
-        if kind.startswith("upstream"):
-            return kind == f"upstream {agent.upstream}"
-        return self.random.random() < (0.7 if kind == "full" else 0.3)
+            self._in(around(self.random, 3 * MIN, 0.7), lambda: self._deploy(sorted(names)))
 
     def _end_trouble(self, trouble: Trouble) -> None:
         self.troubles.remove(trouble)
@@ -307,34 +234,18 @@ class Host:
 
     def _deploy(self, meant: Iterable[str] = ()) -> None:
         """Deploy a new system, upon what runs or, if that is bad, upon what was good."""
-        draw, world = self.random, self.world
-        share, shared = draw.random(), tuple[str, ...]()
-        if share < 0.6:
-            changed = {draw.choice(sorted(self.agents))}
-        elif share < 0.85:
-            changed = set(draw.sample(sorted(self.agents), draw.randint(1, 3)))
-        else:
-            changed = set(self.agents)
-            shared = ("kernel", "systemd") if draw.random() < 0.5 else ()
-        changed |= set(meant)
-        broken: dict[str, float] = {}
-        chance, slow = draw.random(), False
-        if chance < world.bad:
-            victims = draw.sample(sorted(changed), min(len(changed), draw.choice((1, 1, 1, 1, 2))))
-            mode = draw.random()
-            lasts = 0.3 * _SEC if mode < 0.7 else 10 * _SEC if mode < 0.9 else 90 * _SEC
-            broken = dict.fromkeys(victims, lasts)
-        elif chance < world.bad + world.slow:
-            slow, broken = True, {draw.choice(sorted(changed)): 30.0 * _MIN}
-        unchanged = sorted(set(self.agents) - changed)
-        drags = bool(broken) and not slow and unchanged and draw.random() < world.cascades
-        dragged = frozenset(draw.sample(unchanged, 1)) if drags else frozenset[str]()
         name = f"/nix/store/{next(self.numbers)}"
-        self._switch(Deployed(name, frozenset(changed), shared, broken, dragged, slow))
+        new = draw_deployment(self.random, self.world, name, meant)
+        self._switch(new)
         self.counts["deployments"] += 1
-        if broken:
-            self.counts["slow" if slow else "bad"] += 1
-            self._in(_PERSON, lambda: self._mend(name))
+        if self.world.unlucky and self.random.random() < self.world.unlucky:
+            upstream = self.random.randrange(UPSTREAMS)
+            after_ms = self.random.uniform(0, UNLUCKY)
+            self._in(after_ms, lambda: self._begin_trouble(f"upstream {upstream}"))
+            self.counts["unlucky"] += 1
+        if new.broken:
+            self.counts["slow" if new.slow else "bad"] += 1
+            self._in(PERSON, lambda: self._mend(name))
 
     def _mend(self, bad: str) -> None:
         """A person puts an end to a bad system that runs still."""
@@ -356,7 +267,7 @@ class Host:
             if name in changed:
                 if agent.up:
                     self._stop(agent)
-                agent.delay_ms = _RESTART
+                agent.delay_ms = RESTART
                 self._start(agent)
             elif name in before.dragged | to.dragged:
                 self._plan(agent, cut_off=name in to.dragged)
@@ -384,7 +295,7 @@ class Host:
 
     def _reboot(self) -> None:
         self._tell(Record(self._now(), "healer.stopped", {"reason": "reboot"}))
-        self.now_ms += 30 * _SEC
+        self.now_ms += 30 * SEC
         self.boot, self.booted_ms = self.boot + 1, self.now_ms
         self._tell_all(self.decisions.on_systems(self._systems(), self._now()))
         for agent in self.agents.values():
@@ -403,7 +314,7 @@ class Host:
         if decisions.deployment.under_observation:
             words = [trouble.words for trouble in self.troubles if trouble.words]
             self._tell_all(decisions.on_tick(self.units, systems, now, words))
-            self._look_in(_MIN)
+            self._look_in(MIN)
         for agent in ill:
             stable_ms = agent.started_ms + _STABLE
             if agent.up and self.now_ms < stable_ms:
@@ -434,7 +345,7 @@ class Host:
         data = record.data
         self.story.append((self.now_ms, record))
         if record.type == "action.intent" and data["action"] == "promote":
-            self._in(_SEC, lambda: self._came_of(record, data["target"]))
+            self._in(SEC, lambda: self._came_of(record, data["target"]))
         elif record.type == "action.intent" and data["action"] == "rollback":
             self.rolled_back.add(data["from"])
             self._in(_ROLLBACK, lambda: self._roll_back(record))
@@ -494,12 +405,8 @@ class Host:
             active_enter_ms=since,
         )
 
-    def _around(self, median: float, sigma: float) -> float:
-        """Draw a log-normal length of time."""
-        return median * math.exp(self.random.gauss(0, sigma))
-
 
 def _config(names: Iterable[str]) -> Config:
     """Every agent with the defaults, but no escalation: that is the watchdog's."""
     agents = {name: Agent(unit=f"{name}.service", crash_loop=CrashLoop()) for name in names}
-    return Config(version=1, agents=agents, safe_switch=SafeSwitch(probation_sec=_PROBATION / _SEC))
+    return Config(version=1, agents=agents, safe_switch=SafeSwitch(probation_sec=_PROBATION / SEC))

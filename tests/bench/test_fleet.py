@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench import fleet
 from bench.fleet import live
-from bench.simulated import DAY, World
+from bench.world import DAY, World
 
 # Bad deployments all the time, so that a few host-months have some of each kind.
 WORLD = World(bad=0.3, upstream_down=30, full=10, out_of_memory=10, unplugged=10)

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from healer.safeswitch.baseline import BLAMED, SUSPICIOUS, Baseline, threshold
 from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, lived
@@ -180,6 +182,25 @@ def test_a_single_crash_of_an_agent_that_was_not_changed_raises_a_doubt() -> Non
     # It stays the only one, and is well again.
     host.crash("web", times=9, after=6)
     assert host.rolls_back()
+
+
+@given(
+    begins=st.integers(31, 600),
+    rounds=st.lists(st.tuples(st.integers(1, 25), st.integers(1, 25), st.booleans()), max_size=12),
+)
+def test_an_outage_that_hits_first_what_was_not_changed_is_never_blamed(
+    begins: int, rounds: list[tuple[int, int, bool]]
+) -> None:
+    """Whenever it begins, whichever of the two goes on to crash first, and however fast."""
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(begins)
+    host.crash("db")
+    for first, second, changed_first in rounds:
+        names = ("web", "db") if changed_first else ("db", "web")
+        host.crash(names[0], after=first)
+        host.crash(names[1], after=second)
+        assert not host.rolls_back()
 
 
 def test_what_crashes_while_a_switch_restarts_what_it_needs_raises_no_doubt() -> None:

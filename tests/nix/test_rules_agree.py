@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from healer.config import Restart
 from healer.events import Ended
@@ -134,17 +136,14 @@ def restarts_by_itself(settings: dict[str, Any], ended: Ended) -> bool:
     return always or (settings["Restart"] == "on-failure" and ended.result != "success")
 
 
-@pytest.mark.parametrize("in_a_row", [1, 2, 9])
-def test_systemd_the_stamp_and_the_record_agree(
-    tmp_path: Path, stamped: list[Case], in_a_row: int
-) -> None:
+def stamps_say(directory: Path, ends: list[tuple[str, str, int, list[str]]]) -> list[str]:
+    """Ask the stamp: for each status, class, number in a row and rules, what it would do."""
     # Nothing is asked of systemd: no job waits.
-    (tmp_path / "systemctl").write_text("#!/bin/sh\n")
-    (tmp_path / "systemctl").chmod(0o755)
+    (directory / "systemctl").write_text("#!/bin/sh\n")
+    (directory / "systemctl").chmod(0o755)
     lines = [
-        f"{case.ended.status or '-'} {case.crash_class or '-'} {in_a_row} {tmp_path} later "
-        + " ".join(case.told)
-        for case in stamped
+        f"{status or '-'} {crash_class or '-'} {in_a_row} {directory} later {' '.join(told)}"
+        for status, crash_class, in_a_row, told in ends
     ]
     done = subprocess.run(
         ["sh", "-c", f"rules={CHECKOUT}/nix/stamp-rules.sh{DRIVER}"],
@@ -152,7 +151,17 @@ def test_systemd_the_stamp_and_the_record_agree(
     )  # fmt: skip
     assert done.stderr == ""
     said = done.stdout.splitlines()
-    assert len(said) == len(stamped)
+    assert len(said) == len(ends)
+    return said
+
+
+@pytest.mark.parametrize("in_a_row", [1, 2, 9])
+def test_systemd_the_stamp_and_the_record_agree(
+    tmp_path: Path, stamped: list[Case], in_a_row: int
+) -> None:
+    said = stamps_say(
+        tmp_path, [(case.ended.status, case.crash_class, in_a_row, case.told) for case in stamped]
+    )
     for case, line in zip(stamped, said, strict=True):
         stamp_answer, delay, forbids, _ = line.split(",")
         expected = answer(case.restart, case.ended, case.crash_class)
@@ -168,3 +177,45 @@ def test_systemd_the_stamp_and_the_record_agree(
             assert case.settings["RestartSec"] == f"{expected.delay_ms}ms", told
         if expected.kind == "backoff" and delay:
             assert int(delay) == [200, 400, 800][min(in_a_row, 3) - 1], told
+
+
+DELAYS = st.builds(
+    lambda first, times, steps, factor: {
+        "policy": "conditional",
+        "rules": [{"signals": ["SIGKILL"], "action": "backoff"}],
+        "delaySec": first / 1000,
+        "maxDelaySec": first * times / 1000,
+        "steps": steps,
+        "factor": factor,
+    },
+    st.integers(1, 10_000),
+    st.integers(2, 10_000),
+    st.integers(1, 40),
+    st.none() | st.floats(1.05, 100),
+)
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(declared=st.lists(DELAYS, min_size=20, max_size=40), row=st.sets(st.integers(1, 10_000)))
+def test_a_backoff_grows_and_never_exceeds_its_cap(
+    tmp_path: Path, declared: list[dict[str, Any]], row: set[int]
+) -> None:
+    text = json.dumps(
+        json.dumps({"agents": {f"a{n:02}": {"command": "/a", "restart": each}
+                               for n, each in enumerate(declared)}})
+    )  # fmt: skip
+    rules = evaluate(
+        f"""let cfg = import @/nix/complete.nix (builtins.fromJSON {text});
+        in map (agent: (import @/nix/restart.nix).rulesOf agent.restart)
+          (builtins.attrValues cfg.agents)"""
+    )
+    nth = sorted({1, 2, 3, 10_000} | row)
+    said = stamps_say(tmp_path, [("KILL", "signal", n, told) for told in rules for n in nth])
+    delays = [int(line.split(",")[1]) for line in said]
+    for number, each in enumerate(declared):
+        grown = delays[number * len(nth) : (number + 1) * len(nth)]
+        assert grown == sorted(grown), each
+        assert grown[0] == round(each["delaySec"] * 1000), each
+        assert grown[-1] == round(each["maxDelaySec"] * 1000), each

@@ -16,6 +16,7 @@ from tests.machine.agents import (
     wait_for_new_pid,
     wait_until_all_are_recorded,
 )
+from tests.machine.local import LocalMachine
 
 
 def test_sigkill(container: Boot) -> None:
@@ -137,8 +138,16 @@ def test_a_person_holds_releases_restarts_and_resets(container: Boot) -> None:
     machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
 
     pid = main_pid(machine, "worker.service")
-    machine.succeed("healer agent worker restart", "healer agent worker reset")
+    machine.succeed("SUDO_USER=bob healer agent worker restart", "healer agent worker reset")
     assert main_pid(machine, "worker.service") != pid
+    intents = [e["data"] for e in entries(machine, "action.intent") if "asked_by" in e["data"]]
+    assert [(data["action"], data["asked_by"]) for data in intents] == [
+        ("hold", "alice (by sudo)"),
+        ("release", "root"),
+        ("hold", "root"),
+        ("restart", "bob (by sudo)"),
+        ("reset", "root"),
+    ]
     assert entries(machine, "agent.crash") == []
     code, out = machine.execute("healer agent nobody hold")
     assert (code, "other, worker" in out) == (1, True)
@@ -150,22 +159,29 @@ def test_a_person_holds_releases_restarts_and_resets(container: Boot) -> None:
     assert_intact(machine)
 
 
+def wait_until_it_says_up(machine: LocalMachine) -> None:
+    said = "journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID worker)"
+    machine.wait_until_succeeds(f"{said} | grep -w up", timeout=60)
+
+
 def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
     rude = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
-    machine = container(
-        system=system(
-            {"worker": agent("rude")},
-            etc={"agents/rude.py": f"{rude}while True: signal.pause()\n"},
-        )
-    )
-    machine.wait_for_unit("worker.service")
-    machine.sleep(1)
+    programs = {"agents/rude.py": f"{rude}print('up', flush=True)\nwhile True: signal.pause()\n"}
+    machine = container(system=system({"worker": agent("rude")}, etc=programs))
+    wait_until_it_says_up(machine)
     machine.succeed("systemctl restart worker")
     stopped = wait_for_entry(machine, "agent.stopped", agent="worker")
+    assert (stopped["data"]["status"], stopped["data"]["by"]) == ("1", "request")
+    wait_until_it_says_up(machine)
+    # So does a switch to a system that has another worker, and healer knows who it was.
+    other = agent("rude", environment={"OTHER": "1"})
+    machine.deploy(system({"worker": other}, etc=programs))
+    stopped = wait_for_entry(machine, "agent.stopped", agent="worker", by="switch")
     assert stopped["data"]["status"] == "1"
+    wait_until_it_says_up(machine)
     machine.succeed("systemctl stop worker")
     machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.stopped --json | wc -l) = 2", timeout=20
+        "test $(healer ledger show --type agent.stopped --json | wc -l) = 3", timeout=20
     )
     assert entries(machine, "agent.crash") == []
 
@@ -212,9 +228,17 @@ def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: B
         pid = main_pid(machine, "worker.service")
         machine.succeed("systemctl kill --signal=KILL worker")
         wait_for_new_pid(machine, "worker.service", pid)
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.crash --json | wc -l) = 3", timeout=20
-    )
+    count = "test $(healer ledger show --type agent.crash --json | wc -l)"
+    machine.wait_until_succeeds(f"{count} = 3", timeout=20)
+    # Nor is one lost while healer is down: the journal is read on from where it was.
+    machine.succeed("systemctl stop healer")
+    for _ in range(2):
+        pid = main_pid(machine, "worker.service")
+        machine.succeed("systemctl kill --signal=KILL worker")
+        wait_for_new_pid(machine, "worker.service", pid)
+    machine.succeed("systemctl start healer")
+    machine.wait_until_succeeds(f"{count} = 5", timeout=60)
+    assert entries(machine, "loss") == []
     for crash in entries(machine, "agent.crash"):
         assert (crash["data"]["class"], crash["data"]["status"]) == ("signal", "KILL")
         assert crash["data"]["toplevel"] == machine.current_system()

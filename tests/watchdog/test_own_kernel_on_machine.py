@@ -34,16 +34,19 @@ DELAY_SEC = 5
 
 
 def test_memory_that_runs_out_and_a_core_dump(vm: Boot) -> None:
-    rule = {"classes": ["oom"], "action": "restart", "delaySec": DELAY_SEC}
+    def later(crash_class: str) -> dict[str, Any]:
+        rule = {"classes": [crash_class], "action": "restart", "delaySec": DELAY_SEC}
+        return {"policy": "conditional", "rules": [rule]}
+
     machine = vm()
     agents = {
-        "dumper": agent("dumper", stateDirectory="dumper", restart={"policy": "never"}),
+        "dumper": agent("dumper", stateDirectory="dumper", restart=later("core-dump")),
         "hog": agent("hog", stateDirectory="hog", serviceConfig=LIMITS),
         "later": agent(
             "hog",
             stateDirectory="later",
             serviceConfig=LIMITS,
-            restart={"policy": "conditional", "rules": [rule]},
+            restart=later("oom"),
         ),
     }
     programs = {"agents/dumper.py": ABORT, "agents/hog.py": HOG}
@@ -61,13 +64,15 @@ def a_core_is_dumped(machine: LocalMachine) -> None:
     machine.succeed("touch /var/lib/dumper/go")
     crash = wait_for_entry(machine, "agent.crash", agent="dumper")
     assert (crash["data"]["class"], crash["data"]["status"]) == ("core-dump", "ABRT")
-    assert crash["data"]["journal"] == ["giving up"]
+    assert (crash["data"]["answer"], crash["data"]["journal"]) == ("delay", ["giving up"])
     dump = wait_for_entry(machine, "agent.coredump", agent="dumper")
     assert dump["incident"] == crash["incident"]
     assert dump["data"]["invocation"] == crash["data"]["invocation"]
     assert dump["data"]["executable"].startswith("/usr/bin/python3")
     assert dump["data"]["signal"] == "ABRT"
     assert any(" abort (libc.so.6" in frame for frame in dump["data"]["stack"]), dump
+    restarted = wait_for_entry(machine, "agent.restarted", agent="dumper")
+    assert restarted["data"]["delay_ms"] >= DELAY_SEC * 1000
 
 
 def memory_runs_out(machine: LocalMachine) -> None:
@@ -77,6 +82,8 @@ def memory_runs_out(machine: LocalMachine) -> None:
     assert (crash["class"], crash["status"]) == ("oom", "KILL")
     assert crash["memory"]["oom_kill"] >= 1
     assert crash["memory"]["peak"] >= 50_000_000
+    assert crash["memory"]["current"] >= 0
+    assert crash["memory"]["pressure"].startswith("some avg10=")
     # The next run begins with counters of its own, and a kill is told apart by them.
     wait_for_new_pid(machine, "hog.service", pid)
     assert_killed_by_hand(machine, "hog")

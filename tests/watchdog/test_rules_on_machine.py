@@ -41,21 +41,25 @@ def players(agents: dict[str, Any], **more: Any) -> dict[str, Any]:
     return system(agents, etc={"agents/player.py": PLAYER}, **more)
 
 
-def leave(machine: LocalMachine, code: int, unit: str = "worker") -> int:
-    """Have the agent leave with a code; return its last PID."""
+def leave(machine: LocalMachine, how: int | str, unit: str = "worker") -> int:
+    """Have the agent leave with a code, or by a signal; return its last PID."""
     pid = running_pid(machine, f"{unit}.service")
-    machine.succeed(
-        f"echo {code} >/var/lib/{unit}/code.new && mv /var/lib/{unit}/code.new /var/lib/{unit}/code"
-    )
+    if isinstance(how, str):
+        # systemd's own program, which becomes the agent, takes signals in its own way.
+        machine.wait_until_succeeds(f"grep -q player /proc/{pid}/cmdline", timeout=60)
+        machine.succeed(f"kill -{how} {pid}")
+    else:
+        at = f"/var/lib/{unit}/code"
+        machine.succeed(f"echo {how} >{at}.new && mv {at}.new {at}")
     machine.wait_until_succeeds(f"test $(systemctl show -P MainPID {unit}) != {pid}", timeout=20)
     return pid
 
 
-def pause_ms(machine: LocalMachine, code: int, unit: str = "worker") -> int:
-    """Have the agent leave with a code; return how long it was down, by systemd's own clock."""
+def pause_ms(machine: LocalMachine, how: int | str, unit: str = "worker") -> int:
+    """Have the agent leave so; return how long it was down, by systemd's own clock."""
     before = main_pid(machine, f"{unit}.service")
     begins = "systemctl show -P ExecMainExitTimestampMonotonic"
-    leave(machine, code, unit)
+    leave(machine, how, unit)
     ended = int(machine.succeed(f"{begins} {unit}"))
     wait_for_new_pid(machine, f"{unit}.service", before)
     started = int(machine.succeed(f"systemctl show -P ExecMainStartTimestampMonotonic {unit}"))
@@ -75,6 +79,8 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
         {"exitCodes": [78], "action": "stop"},
         {"exitCodes": [7], "action": "restart", "delaySec": 1.5},
         {"exitCodes": [8], "action": "backoff"},
+        {"signals": ["SIGKILL"], "action": "restart", "delaySec": 2.5},
+        {"signals": ["SIGUSR1"], "action": "stop"},
         stableSec=5,
         restart={"delaySec": 0.3, "maxDelaySec": 1.2, "steps": 2},
     )
@@ -90,6 +96,7 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
     assert 1200 <= pause_ms(machine, 8) < 2400
     # The policy's own delay for all else, by systemd itself.
     assert 300 <= pause_ms(machine, 1) < 1200
+    assert pause_ms(machine, "KILL") >= 2500
 
     # What somebody asked for goes before: nobody's rule starts an agent that was stopped, neither
     # while it waits for its timer nor because it leaves with such a code.
@@ -105,9 +112,12 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
     machine.succeed("systemctl start worker")
     leave(machine, 78)
     stays_down(machine, "failed")
+    machine.succeed("systemctl start worker")
+    leave(machine, "USR1")
+    stays_down(machine, "failed")
 
     machine.succeed("systemctl start healer")
-    wait_for_entry(machine, "agent.crash", status="78")
+    wait_for_entry(machine, "agent.crash", status="USR1")
     crashes = [entry["data"] for entry in entries(machine, "agent.crash")]
     assert [(c["status"], c["answer"], c["restart_delay_ms"]) for c in crashes] == [
         ("7", "delay", 1500),
@@ -115,10 +125,12 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
         ("8", "backoff", 1200),
         ("8", "backoff", 1200),
         ("1", "restart", 300),
+        ("KILL", "delay", 2500),
         ("7", "delay", 1500),
         ("78", "stop", None),
+        ("USR1", "stop", None),
     ]
-    assert [c["in_a_row"] for c in crashes] == [1, 2, 3, 4, 5, 6, 1]
+    assert [c["in_a_row"] for c in crashes] == [1, 2, 3, 4, 5, 6, 7, 1, 2]
     wait_for_entry(machine, "agent.stopped", status="7")
     end = wait_for_entry(machine, "agent.not-restarted", agent="worker")
     assert "policy" in end["data"]["reason"]

@@ -35,6 +35,7 @@ from healer.records import Record
 from healer.safeswitch import booting, sticking
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
+from healer.watchdog.beats import next_beat
 from healer.watchdog.probing import Prober
 from healer.watchdog.recorder import Recorder
 from healer.watchdog.status_texts import StatusTexts
@@ -227,7 +228,7 @@ class Daemon:
             self._look_sec = loop.time() - began
             self._alive()
             try:
-                async with asyncio.timeout(_TICK_SEC):
+                async with asyncio.timeout_at(next_beat(loop.time(), 0, _TICK_SEC)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -254,6 +255,7 @@ class Daemon:
             self._judge(systems)
             self._record(self._decisions.on_boot(self._units.states, systems, clock.now()))
             self._look_whether_up()
+        self._gates.look_again()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
 
@@ -385,6 +387,7 @@ class Daemon:
         replaced = loaded.config.package != self._config.package
         self._decisions.configure(loaded.config)
         self._drift.reload(loaded.config)
+        self._prober.reload()
         self._safe_switch_off = self._why_safe_switch_is_off()
         self._texts.configure(loaded.config)
         self._units.declare(self._decisions.units)

@@ -134,9 +134,10 @@ class Decisions:
         """Answer one health check."""
         if name not in self.config.agents:
             return []
-        key, declared, state = (name, check.name), self.config.agents[name], self.agent(name)
+        key = (name, check.name)
         if outcome is Outcome.OK and health.is_well(self.streaks.get(key), check, unit):
             return []  # and so it is nearly always
+        declared, state = self.config.agents[name], self.agent(name)
         started = health.has_started(declared, state, unit)
         before = self.streaks.get(key, Streak())
         streak = health.observe(before, check, unit, outcome, now, started=started)

@@ -22,7 +22,6 @@ from healer.watchdog.probes.listen import listeners
 
 log = logging.getLogger(__name__)
 
-_TICK_SEC = 0.5
 # The probes that a gate shares with health checks look at no unit.
 _NO_UNIT = UnitState("active", "running", "", 0, 0, "", 0, 0, 0)
 
@@ -115,18 +114,26 @@ class GateProber:
         self._decisions = decisions
         self._active_state = active_state
         self._record = record
+        self._judging = self._judged()
+        self._changed = asyncio.Event()
+
+    def look_again(self) -> None:
+        """Notice that there is another deployment to judge, or none, or other gates."""
+        if self._judged() != self._judging:
+            self._changed.set()
 
     async def run(self) -> None:
         """Look in each probation, until cancelled; another deployment or configuration is anew."""
         while True:
-            judged = self._judged()
+            self._changed.clear()
+            self._judging = judged = self._judged()
             if judged.gates:
                 looks = Looks(self._active_state)
                 try:
                     await self._run(judged, looks)
                 finally:
                     await looks.close()
-            await asyncio.sleep(_TICK_SEC)
+            await self._changed.wait()
 
     async def _run(self, judged: "_Judged", looks: Looks) -> None:
         async with asyncio.TaskGroup() as group:
@@ -134,8 +141,7 @@ class GateProber:
                 group.create_task(watch(gate, looks, partial(self._tell, judged, gate.name)))
                 for gate in judged.gates
             ]
-            while self._judged() == judged:
-                await asyncio.sleep(_TICK_SEC)
+            await self._changed.wait()
             for task in tasks:
                 task.cancel()
 

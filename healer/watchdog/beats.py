@@ -8,14 +8,15 @@ made together and healer wakes at most ten times a second for one interval.
 import hashlib
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from healer.config import HealthCheck, ListenCheck
 
 _GRID_SEC = 0.1
 # One question to the kernel answers all the `listen` checks of a beat, and none disturbs an agent:
-# these share four beats to an interval.
-_LISTEN_BEATS = 4
+# these share three beats to an interval, which are healer's own looks where that is 3 s.
+_LISTEN_BEATS = 3
 # A sum of binary fractions, and a timer, can be a little off the beat that was meant.
 _ROUNDING_SEC = 0.001
 
@@ -47,8 +48,10 @@ class Beats:
     """What is due by turns: each by its number, with its phase and its interval in seconds."""
 
     def __init__(self, now_sec: float, beats: Sequence[tuple[float, float]]) -> None:
-        self._beats = beats
-        self._heap = [(next_beat(now_sec, *beat), number) for number, beat in enumerate(beats)]
+        self._together = defaultdict[tuple[float, float], list[int]](list)
+        for number, each in enumerate(beats):
+            self._together[each].append(number)
+        self._heap = [(next_beat(now_sec, *each), each) for each in self._together]
         heapq.heapify(self._heap)
 
     @property
@@ -59,6 +62,6 @@ class Beats:
     def due(self, now_sec: float) -> Iterator[int]:
         """Yield each that is due, once, and have it due again later."""
         while self.next_sec <= now_sec + _ROUNDING_SEC:
-            _, number = self._heap[0]
-            heapq.heapreplace(self._heap, (next_beat(now_sec, *self._beats[number]), number))
-            yield number
+            _, each = self._heap[0]
+            heapq.heapreplace(self._heap, (next_beat(now_sec, *each), each))
+            yield from self._together[each]

@@ -20,19 +20,22 @@ from healer.watchdog.units import Units
 
 log = logging.getLogger(__name__)
 
-_TICK_SEC = 1.0
 # Each holds a file descriptor or a process; of either, 1,024 is a common limit.
 _MOST_UNDER_WAY = 200
 
 
 @dataclass(slots=True, eq=False)
 class _Declared:
-    """One agent's check; ``busy`` while it is under way, or waits until others are not."""
+    """One agent's check, and what it found last.
+
+    It is ``busy`` while it is under way, or waits until others are not.
+    """
 
     name: str
     unit: str
     check: HealthCheck
     busy: bool = False
+    outcome: Outcome | None = None
 
 
 class Prober:
@@ -52,7 +55,11 @@ class Prober:
         self._probes = Probes()
         self._under_way: dict[asyncio.Future[Found], tuple[_Declared, UnitState]] = {}
         self._waiting: deque[_Declared] = deque()
-        self._answered = asyncio.Event()
+        self._wake = asyncio.Event()
+
+    def reload(self) -> None:
+        """Notice the decisions' new configuration."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Make each declared check, until cancelled; a new configuration begins anew."""
@@ -72,10 +79,10 @@ class Prober:
         beats = Beats(loop.time(), [beat(each.name, each.check) for each in checks])
         try:
             while self._decisions.config is config:
-                self._answered.clear()
+                self._wake.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout_at(min(beats.next_sec, loop.time() + _TICK_SEC)):
-                        await self._answered.wait()
+                    async with asyncio.timeout_at(beats.next_sec):
+                        await self._wake.wait()
                 now = clock.now()
                 self._take_answers(now)
                 self._probes.forget()
@@ -86,21 +93,21 @@ class Prober:
 
     def _begin(self, each: _Declared, now: Instant) -> None:
         """Begin a check, unless it is under way still: a slow one leaves out beats."""
-        state = self._units.up(each.unit)
-        if each.busy or state is None:
+        if each.busy or (state := self._units.up(each.unit)) is None:
             return
         if not health.is_due(each.check, self._decisions.agent(each.name), state):
             return
-        each.busy = True
         if len(self._under_way) >= _MOST_UNDER_WAY and not isinstance(each.check, AT_ONCE):
+            each.busy = True
             self._waiting.append(each)
             return
         found = self._probes.begin(each.check, each.unit, state)
         if isinstance(found, asyncio.Future):
+            each.busy = True
             self._under_way[found] = (each, state)
-            found.add_done_callback(lambda _: self._answered.set())
+            found.add_done_callback(lambda _: self._wake.set())
         else:
-            self._take(each, state, found, now)
+            self._tell(each, state, found, now)
 
     def _take_answers(self, now: Instant) -> None:
         for future in [future for future in self._under_way if future.done()]:
@@ -111,15 +118,18 @@ class Prober:
             self._begin(each, now)
 
     def _take(self, each: _Declared, state: UnitState, found: Found, now: Instant) -> None:
-        """Hand a check's outcome on to the decisions, unless what it is about has ended since."""
+        """Take the answer that was waited for, unless what it is about has ended since."""
         each.busy = False
         up = self._units.up(each.unit)
-        if up is None or up.invocation != state.invocation:
-            return
+        if up is not None and up.invocation == state.invocation:
+            self._tell(each, state, found, now)
+
+    def _tell(self, each: _Declared, state: UnitState, found: Found, now: Instant) -> None:
+        """Hand a check's outcome on to the decisions."""
         outcome, detail = found
-        before = self._decisions.streaks.get((each.name, each.check.name))
         self._record(self._decisions.on_probe(each.name, each.check, state, outcome, detail, now))
-        if before is None or before.outcome != outcome:
+        if each.outcome is not outcome:
+            each.outcome = outcome
             self._changed()
             if outcome is Outcome.ERROR:
                 why = (each.check.name, each.name, detail)

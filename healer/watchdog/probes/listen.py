@@ -14,11 +14,13 @@ import socket
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from healer.config import ListenCheck
 from healer.watchdog.health import Outcome
+from healer.watchdog.probes.found import Found
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -54,41 +56,54 @@ class Listener:
 
 
 class Listeners:
-    """Looks for listening sockets; what the kernel says of one moment serves many checks."""
+    """Looks for listening sockets; what the kernel says of one moment serves many checks.
+
+    It mostly says, byte for byte, what it said before: then each check found that too.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[int, list[bytes]] | None = None
+        self._asked = False
+        self._answer: list[bytes] = []
+        self._by_port: dict[int, list[bytes]] = {}
+        self._served: dict[ListenCheck, Found] = {}
 
     def forget(self) -> None:
         """Ask the kernel anew for what is looked for from now on."""
-        self._known = None
+        self._asked = False
 
-    def look(self, check: ListenCheck) -> tuple[Outcome, str]:
+    def look(self, check: ListenCheck) -> Found:
         """Make one check; OSError where the kernel cannot say."""
+        if not self._asked:
+            self._ask()
+        if (found := self._served.get(check)) is not None:
+            return found
         where = f"port {check.port}" if check.host is None else f"{check.host} port {check.port}"
-        if self._known is None:
-            self._known = _by_port()
-        known = map(_listener, self._known.get(check.port, ()))
+        known = map(_listener, self._by_port.get(check.port, ()))
         # Many sockets are told of in parts, and one that closes in between can hide another: that
         # one is missing counts only if the kernel says so when it is asked for this port alone.
-        if _serves(known, check.host) or _serves(listeners(check.port), check.host):
+        if _serves(known, check.host):
+            found = self._served[check] = Outcome.OK, f"{where} is listened on"
+            return found
+        if _serves(listeners(check.port), check.host):
             return Outcome.OK, f"{where} is listened on"
         return Outcome.FAILED, f"nothing listens on {where}"
+
+    def _ask(self) -> None:
+        answer = _ask(_ANY_PORT)
+        if answer != self._answer:
+            by_port = defaultdict[int, list[bytes]](list)
+            for port, message in _sockets(answer):
+                by_port[port].append(message)
+            self._answer, self._by_port, self._served = answer, by_port, {}
+        self._asked = True
 
 
 def listeners(port: int) -> Iterator[Listener]:
     """Yield the TCP sockets that listen on a port; OSError where the kernel cannot say."""
-    for message in _ask(port):
+    for its_port, message in _sockets(_ask(port)):
         # A kernel that does not filter by port tells of all of them.
-        if _PORT.unpack_from(message, _PORT_AT)[0] == port:
+        if its_port == port:
             yield _listener(message)
-
-
-def _by_port() -> dict[int, list[bytes]]:
-    found = defaultdict[int, list[bytes]](list)
-    for message in _ask(_ANY_PORT):
-        found[_PORT.unpack_from(message, _PORT_AT)[0]].append(message)
-    return found
 
 
 def _serves(found: Iterable[Listener], host: str | None) -> bool:
@@ -101,34 +116,49 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.ip_address(host)
 
 
-def _ask(port: int) -> Iterator[bytes]:
-    """Yield a struct inet_diag_msg and its attributes for each listening socket."""
-    yield from _dump(socket.AF_INET, port)
+def _ask(port: int) -> list[bytes]:
+    """Return the parts of the kernel's answer: which sockets listen on a port, or on any."""
+    parts = _dump(socket.AF_INET, port)
     # A kernel without IPv6 knows nothing of its sockets.
     if Path("/proc/net/tcp6").exists():
-        yield from _dump(socket.AF_INET6, port)
+        parts += _dump(socket.AF_INET6, port)
+    return parts
 
 
-def _dump(family: int, port: int) -> Iterator[bytes]:
+def _dump(family: int, port: int) -> list[bytes]:
+    parts: list[bytes] = []
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG
     ) as kernel:
         # The kernel has its answer ready when the request was sent; there is nothing to wait for.
         kernel.setblocking(False)
         kernel.send(_request(family, port))
-        while True:
-            data = kernel.recv(65_536)
-            at = 0
-            while at < len(data):
-                length, kind = _LENGTH_AND_KIND.unpack_from(data, at)
-                message = data[at + _HEADER.size : at + length]
-                at += (length + 3) & ~3
-                if kind == _SOCK_DIAG_BY_FAMILY:
-                    yield message
-                    continue
-                _check(message)
-                if kind == _NLMSG_DONE:
-                    return
+        with suppress(BlockingIOError):
+            while True:
+                parts.append(kernel.recv(65_536))
+    for kind, message in _messages(parts[-1:]):
+        if kind != _SOCK_DIAG_BY_FAMILY:
+            _check(message)
+        if kind == _NLMSG_DONE:
+            return parts
+    raise OSError(errno.EAGAIN, "sock_diag does not answer to the end")
+
+
+def _messages(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the messages in these parts, each with its kind and without its header."""
+    for part in parts:
+        at = 0
+        while at < len(part):
+            length, kind = _LENGTH_AND_KIND.unpack_from(part, at)
+            yield kind, part[at + _HEADER.size : at + length]
+            at += (length + 3) & ~3
+
+
+def _sockets(parts: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield, with its port, a struct inet_diag_msg and its attributes for each socket."""
+    for kind, message in _messages(parts):
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            yield _PORT.unpack_from(message, _PORT_AT)[0], message
 
 
 def _request(family: int, port: int) -> bytes:

@@ -2,7 +2,7 @@
 
 Each check has a beat of its own by its names, so that a thousand of one interval spread over it,
 and do so again after a restart of healer. Beats lie on a grid, so that what is due together is
-made together and healer wakes at most ten times a second for one interval.
+made together and healer wakes at most four times a second for one interval.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from healer.config import HealthCheck, ListenCheck
 
-_GRID_SEC = 0.1
+_GRID_SEC = 0.25
 # One question to the kernel answers all the `listen` checks of a beat, and none disturbs an agent:
 # these share three beats to an interval, which are healer's own looks where that is 3 s.
 _LISTEN_BEATS = 3

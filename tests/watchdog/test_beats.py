@@ -41,14 +41,14 @@ def test_each_check_keeps_its_beat(now: float, name: str, interval_sec: float, l
 
 
 def test_a_thousand_checks_do_not_beat_together() -> None:
-    tenths = Counter(moments(1000, TcpCheck, 3.0))
-    assert len(tenths) == 30
-    assert max(tenths.values()) < 60
+    quarters = Counter(moments(1000, TcpCheck, 3.0))
+    assert len(quarters) == 12
+    assert max(quarters.values()) < 120
     # Those that cost the agents nothing share what the kernel says of a moment.
     seconds = Counter(moments(1000, ListenCheck, 3.0))
     assert len(seconds) == 3
     # The checks of one agent differ as well.
-    assert len({beat("a", check(f"c{number}")) for number in range(20)}) > 10
+    assert len({beat("a", check(f"c{number}")) for number in range(20)}) > 5
 
 
 @settings(deadline=None)

@@ -253,12 +253,14 @@ class Decisions:
         return agent is not None and agent.unit in units
 
     def _just_ended(self, name: str, now: Instant) -> bool:
-        """Whether an agent's last end is so recent that it cannot be stable again."""
+        """Whether an agent's last end is a crash so recent that it cannot be stable again."""
         end, declared = self.agent(name).last_end, self.config.agents.get(name)
-        if end is None or declared is None or end.data["boot"] != now.boot:
+        if end is None or declared is None or end.type != "agent.crash":
             return False
         stop = end.data["stop_uptime_ms"]
-        return stop is not None and now.uptime_ms - stop < declared.stable_sec * 1000
+        if stop is None or end.data["boot"] != now.boot:
+            return False
+        return bool(now.uptime_ms - stop < declared.stable_sec * 1000)
 
     def _unready(
         self, units: Mapping[str, UnitState], now: Instant, *, up_is_enough: bool = False

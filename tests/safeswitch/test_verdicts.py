@@ -3,6 +3,7 @@
 import pytest
 
 from healer.decisions import Decisions
+from healer.events import Context
 from healer.safeswitch import verdicts
 from healer.safeswitch.verdicts import Facts
 from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, Judged, lived
@@ -205,3 +206,13 @@ def test_the_state_is_what_the_ledger_says(ok: bool) -> None:
     host.crash("web", times=2)
     host.after(700)
     host.restart_healer()
+
+
+def test_a_clean_end_of_a_unit_that_was_not_asked_for_since_decides_nothing() -> None:
+    host = lived()
+    host.deploy(OTHER, "web")
+    host.sec += 1
+    end = host.ended("web", "0", "exited", "success")
+    host.keep(host.decisions.on_ended(end, Context(), host.now()))
+    host.start("web")
+    assert host.decisions.on_tick(host.units, host.systems(), host.now(), fresh=()) == []

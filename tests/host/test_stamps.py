@@ -1,9 +1,19 @@
 """What the stamps of PID 1 become."""
 
 import os
+import re
+import subprocess
+import tempfile
 from pathlib import Path
 
-from healer.host import stamps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from healer.events import Ended
+from healer.host import clock, stamps
+
+CHECKOUT = Path(__file__).parents[2]
+STABLE_MS = 20_000
 
 STOP = """\
 unit=web.service
@@ -60,3 +70,74 @@ def test_each_change_of_a_quiet_directory_is_seen(tmp_path: Path) -> None:
         assert stamps.stop_stamps(tmp_path).keys() == {*names[:count]}
     (tmp_path / names[0]).unlink()
     assert stamps.stop_stamps(tmp_path).keys() == {*names[1:]}
+
+
+class Pid1:
+    """What PID 1 runs around each invocation: the stamps, with nothing on their PATH."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.directory = runtime_dir
+        self.invocations = 0
+        for name in ("stamps", "last"):
+            (runtime_dir / name).mkdir()
+        for name in ("stamp-start.sh", "stamp-stop.sh"):
+            text = (CHECKOUT / "nix" / name).read_text()
+            (runtime_dir / name).write_text(text.replace("/run/healer/", f"{runtime_dir}/"))
+
+    def stamp(self, name: str, *arguments: str, **environment: str) -> None:
+        invocation = {"PATH": "/nonexistent", "INVOCATION_ID": f"{self.invocations:032x}"}
+        done = subprocess.run(
+            ["/bin/sh", self.directory / name, "web.service", *arguments],
+            env={**invocation, **environment}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout == done.stderr == ""
+
+    def run(self, runtime_ms: int, result: str, code: str, status: str) -> Ended:
+        """Have an invocation last so long and end so; return what is stamped."""
+        self.invocations += 1
+        self.stamp("stamp-start.sh")
+        name = f"web.service.{self.invocations:032x}"
+        start = self.directory / "stamps" / f"{name}.start"
+        began = float(Path("/proc/uptime").read_text().split()[0]) - runtime_ms / 1000
+        start.write_text(re.sub(r"uptime=\S+", f"uptime={began:.2f}", start.read_text()))
+        self.stamp(
+            "stamp-stop.sh", str(STABLE_MS),
+            SERVICE_RESULT=result, EXIT_CODE=code, EXIT_STATUS=status,
+        )  # fmt: skip
+        ended = stamps.parse((self.directory / "stamps" / f"{name}.stop").read_text())
+        assert ended is not None
+        return ended
+
+
+def test_a_stamp_takes_nothing_but_the_shell(tmp_path: Path) -> None:
+    ended = Pid1(tmp_path).run(1500, "signal", "killed", "SEGV")
+    assert (ended.unit, ended.invocation) == ("web.service", f"{1:032x}")
+    assert (ended.result, ended.code, ended.status) == ("signal", "killed", "SEGV")
+    assert ended.boot == clock.boot_id()
+    assert ended.runtime_ms is not None
+    assert ended.runtime_ms >= 1490
+    last = dict(
+        line.split("=", 1) for line in (tmp_path / "last/web.service").read_text().split("\n")[:-1]
+    )
+    assert (last["in_a_row"], last["class"], last["status"]) == ("1", "signal", "SEGV")
+
+
+# Not so near to the limit that it matters how long the stamps themselves take on a busy machine.
+RUNTIMES_MS = st.integers(0, STABLE_MS - 10_000) | st.integers(STABLE_MS + 1_000, 2 * STABLE_MS)
+ENDS = st.sampled_from(
+    [("signal", "killed", "KILL"), ("exit-code", "exited", "1"), ("success", "exited", "0")]
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(history=st.lists(st.tuples(ENDS, RUNTIMES_MS), max_size=12))
+def test_crashes_in_a_row_are_counted_until_a_stable_run(
+    tmp_path: Path, history: list[tuple[tuple[str, str, str], int]]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as directory:
+        pid_1, row = Pid1(Path(directory)), 0
+        for (result, code, status), runtime_ms in history:
+            row = (row if runtime_ms < STABLE_MS else 0) + 1 if result != "success" else 0
+            assert pid_1.run(runtime_ms, result, code, status).in_a_row == row

@@ -208,11 +208,19 @@ def test_the_state_is_what_the_ledger_says(ok: bool) -> None:
     host.restart_healer()
 
 
-def test_a_clean_end_of_a_unit_that_was_not_asked_for_since_decides_nothing() -> None:
+def test_a_clean_end_of_another_agent_holds_up_no_verdict() -> None:
     host = lived()
     host.deploy(OTHER, "web")
     host.sec += 1
-    end = host.ended("web", "0", "exited", "success")
-    host.keep(host.decisions.on_ended(end, Context(), host.now()))
-    host.start("web")
-    assert host.decisions.on_tick(host.units, host.systems(), host.now(), fresh=()) == []
+    ends = [host.ended("db", "0", "exited", "success")]
+    host.start("db")
+    for _ in range(3):
+        host.start("web")
+        ends.append(host.ended("web", "1", "exited", "exit-code"))
+    for end in ends:
+        host.keep(host.decisions.on_ended(end, Context(), host.now()))
+    # Of no unit was the state asked for since.
+    made = host.decisions.on_tick(host.units, host.systems(), host.now(), fresh=())
+    assert [record.data["action"] for record in made if record.type == "action.intent"] == [
+        "rollback"
+    ]

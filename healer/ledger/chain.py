@@ -52,6 +52,20 @@ class Chain:
         self.batch = entry.batch
         return entry
 
+    def is_behind_a_gap(self, raw: bytes) -> bool:
+        """Whether a line is a signed entry of a batch behind the next one.
+
+        A batch is begun only when the one before it was acknowledged: so what stands between was
+        durable once, and is damaged or missing now.
+        """
+        try:
+            entry = parse(raw)
+            if self._key is not None:
+                check_signature(entry, self._key)
+        except BadRecordError:
+            return False
+        return self.batch is not None and entry.batch > self.batch + 1
+
     def _check_genesis_key(self, entry: Entry) -> None:
         """Tell a foreign key from a broken signature: they have different mends."""
         if entry.seq == 0 and entry.type == GENESIS and genesis_key(entry) != self._raw_key:

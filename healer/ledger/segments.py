@@ -124,6 +124,7 @@ class Walk:
         length = segment.path.stat().st_size - offset
         first = next(lines(following.path), (0, b""))[1]
         if not first.endswith(b"\n"):  # the power was cut before the next segment held anything
+            self._refuse_acknowledged(segment, offset)
             self.unfinished = Unfinished(self.file, offset, length)
             return
         try:
@@ -137,6 +138,11 @@ class Walk:
         ):
             raise self._bad(f"the line does not belong here: {following.path.name} goes on instead")
         self.surplus += length
+
+    def _refuse_acknowledged(self, segment: Segment, offset: int) -> None:
+        for at, line in lines(segment.path):
+            if at >= offset and self._chain.is_behind_a_gap(line.removesuffix(b"\n")):
+                raise self._bad("a later entry stands behind it: an acknowledged one was changed")
 
     def _stop(self, segment: Segment, offset: int, line: bytes, following: Segment | None) -> None:
         if following is not None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healer.errors import LedgerError, LedgerIOError
-from healer.ledger import keys, reader, writer
+from healer.ledger import keys, reader, segments, writer
 from healer.ledger.entry import Entry
 from healer.ledger.segments import BadEntryError
 from healer.ledger.verify import Report, Verdict, verify
@@ -260,6 +260,20 @@ def test_hostile_files_are_refused_quickly(sample: Sample) -> None:
         report = verify(sample.copy, sample.key)
         assert report.verdict is Verdict.TAMPERED
         assert named(report) == (first.name, 1, 0)
+
+
+@pytest.mark.parametrize("beginning", [b"", b'{"batch":2'])
+def test_a_change_is_not_hidden_by_a_file_that_was_begun(sample: Sample, beginning: bytes) -> None:
+    """Behind what seems to be a power cut there are entries that were acknowledged."""
+    (first, data), (second, _) = sample.bytes
+    (sample.copy / second).unlink()
+    (sample.copy / first).write_bytes(data.replace(b'"n":0', b'"n":9', 1))
+    (sample.copy / segments.name(1)).write_bytes(beginning)
+    report = verify(sample.copy, sample.key)
+    assert report.verdict is Verdict.TAMPERED
+    assert named(report) == (first, 2, 1)
+    assert report.bad is not None
+    assert "a later entry stands behind it" in report.bad.reason
 
 
 @pytest.mark.parametrize("digits", [17, 400, 5000])

@@ -4,7 +4,10 @@ A ledger directory holds segments named by the seq of their first entry, sixteen
 ``.jsonl``. Everything else in it (key, public key, lock, bytes set aside) is no evidence.
 """
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -66,16 +69,25 @@ def find(directory: Path) -> list[Segment]:
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes of each line, newline included where there is one.
 
-    A line longer than an entry may be comes in pieces without a newline.
+    A line longer than an entry may be comes in pieces without a newline. Only regular files are
+    read: a pipe or a device in their place would keep its reader, who may be root, for ever.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_regular) as file:
             offset = 0
             while line := file.readline(MAX_LINE + 1):
                 yield offset, line
                 offset += len(line)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return descriptor
 
 
 class Walk:

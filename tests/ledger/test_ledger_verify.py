@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,20 @@ def test_a_change_is_not_hidden_by_a_file_that_was_begun(sample: Sample, beginni
     assert named(report) == (first, 2, 1)
     assert report.bad is not None
     assert "a later entry stands behind it" in report.bad.reason
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_no_file_is_not_waited_for(sample: Sample, kind: str) -> None:
+    path = sample.copy / sample.bytes[1][0]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(LedgerIOError, match="it is not a regular file"):
+        verify(sample.copy, sample.key)
 
 
 @pytest.mark.parametrize("digits", [17, 400, 5000])

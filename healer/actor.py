@@ -178,10 +178,14 @@ class Actor:
         intent = Record(clock.now(), entry.type, entry.data, entry.incident)
 
         def waits(done: Done) -> None:
+            self._waiting[entry.seq] = done.detail
+            if self._decisions.deployment.staged is not None:
+                return  # by an earlier run of the daemon
             data = {"intent": entry.seq, "target": entry.data["target"], "reason": done.waiting}
             staged = {**data, "detail": done.detail}
-            self._record([Record(clock.now(), "rollback.staged", staged, entry.incident)])
-            self._waiting[entry.seq] = done.detail
+            record = Record(clock.now(), "rollback.staged", staged, entry.incident)
+            self._decisions.replay(record)
+            self._record([record])
 
         async with self._turn(entry):
             config, unit_state = self._decisions.config, self._units.state_of

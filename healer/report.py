@@ -209,7 +209,7 @@ def _deployment(
         switching=systems.switching,
         safe_switch=f"off: {safe_switch_off}" if safe_switch_off else "on",
         gates={gate.name: _gate(gate.name, known) for gate in decisions.config.safe_switch.gates},
-        waiting_for=known.waiting_for,
+        waiting_for=known.staged or known.waiting_for,
         known_goods=known.known_goods,
         condemned=tuple(sorted(known.condemned)),
         trial=_trial(),

@@ -60,8 +60,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The running system; ``safe_switch`` is ``on`` or ``off: reason``.
 
     ``gates`` says how each stands, or stood when its probation ended, ``waiting_for`` what keeps
-    it from being known-good; ``known_goods`` are in the order in which they became so. ``trial``
-    says in words that the system is on trial.
+    it from being known-good, or what a rollback waits for; ``known_goods`` are in the order in
+    which they became so. ``trial`` says in words that the system is on trial.
     """
 
     toplevel: str | None

@@ -302,7 +302,7 @@ def _intended(state: DeploymentState, record: Record) -> DeploymentState:
     data = record.data
     if data["action"] not in {"rollback", "promote"}:
         return state
-    state = replace(state, pending=record)
+    state = replace(state, pending=record, staged=None)
     if data["action"] == "promote" or data.get("asked_by") is not None:
         return state
     recent = (at for at in state.rollbacks if state.elapsed_ms - at < DAY_MS)
@@ -314,7 +314,7 @@ def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
     intent, data = state.pending, record.data
     if intent is None or intent.data["action"] != data["action"]:
         return state
-    state = replace(state, pending=None)
+    state = replace(state, pending=None, staged=None)
     if data["action"] == "promote":
         return replace(state, promotion_failed_ms=None if data["ok"] else state.elapsed_ms)
     agent, gate = intent.data.get("agent"), intent.data.get("gate")
@@ -364,6 +364,7 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "healer.started": _declared,
     "healer.stopped": lambda state, _: state,
     "host.trouble": _troubled,
+    "rollback.staged": lambda state, record: replace(state, staged=record.data["detail"]),
     "health.passed": _gate_passed,
     "health.unready": _gate_failed,
     "safeswitch.verdict": _judged,

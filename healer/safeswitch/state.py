@@ -87,8 +87,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
 
     ``redeployed`` says that the current deployment was condemned when it became active,
     ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
-    outcome yet, ``trouble`` what is wrong with the host itself, and ``waiting_for`` the last reason
-    that was told for doing nothing.
+    outcome yet, ``staged`` what that waits for if it is a reboot, in words, ``trouble`` what is
+    wrong with the host itself, and ``waiting_for`` the last reason that was told for doing nothing.
 
     The clocks: ``elapsed_ms`` is the host's time, ``good_ms`` that under known-good deployments,
     and ``held_ms`` that of the probation since a gate last failed or an agent last crashed beyond
@@ -119,6 +119,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     answered: bool = False
     rollbacks: tuple[int, ...] = ()
     pending: Record | None = None
+    staged: str | None = None
     observation: Observation | None = None
     trouble: tuple[str, ...] = ()
     waiting_for: str | None = None

@@ -97,7 +97,12 @@ def test_a_switch_that_is_refused_waits_for_somebody_to_reboot(container: Boot) 
     assert machine.succeed(f"readlink -f {PROFILE}").strip() == known_good
     # Also who is killed while it waits goes on waiting.
     machine.succeed("systemctl kill --signal=KILL healer")
-    machine.wait_until_succeeds("systemctl is-active healer", timeout=60)
+    machine.wait_until_succeeds(
+        "test $(journalctl -u 'healer-helper@*' | grep -c 'is the system that boots next') = 2",
+        timeout=60,
+    )
+    machine.wait_until_succeeds("healer safeswitch status | grep 'somebody has to reboot the host'")
+    assert len(entries(machine, "rollback.staged")) == 1
     machine.reboot()
     assert_rolled_back(machine, toplevel, known_good)
 
@@ -127,6 +132,58 @@ def test_what_no_switch_can_do_is_done_by_a_reboot(
     assert "the host booted it" in outcome["detail"]
     assert machine.succeed("readlink -f /run/booted-system").strip() == known_good
     assert_intact(machine)
+
+
+def test_a_reboot_waits_for_its_window(container: Boot) -> None:
+    machine = container(system=good(switchInhibitors={"dbus": "dbus"}))
+    known_good = promoted(machine)
+    now = int(machine.succeed("date +%H")) * 60 + int(machine.succeed("date +%M"))
+    later, end, before = (f"{(now + m) // 60 % 24:02}:{(now + m) % 60:02}" for m in (120, 180, -60))
+    window = {"reboot": "window", "rebootWindow": {"lower": later, "upper": end}}
+    toplevel = machine.deploy(bad(window, switchInhibitors={"dbus": "broker"}), how="boot")
+    machine.reboot()
+    staged = wait_for_entry(machine, "rollback.staged")
+    assert f"the host reboots between {later} and {end}" in staged["data"]["detail"]
+    machine.wait_until_succeeds(f"healer safeswitch status | grep 'between {later} and {end}'")
+    assert machine.current_system() == toplevel
+    assert machine.succeed(f"readlink -f {PROFILE}").strip() == known_good
+
+    # Now the window begins earlier.
+    config = "/etc/healer/config.yaml"
+    machine.succeed(
+        f"sed 's/{later}/{before}/' {config} >/run/config.yaml",
+        f"rm {config}; mv /run/config.yaml {config}",
+        "systemctl restart --no-block healer",
+    )
+    machine.wait_until_succeeds(
+        f"test $(readlink -f /run/booted-system) = {known_good}", timeout=120
+    )
+    assert "the host booted it" in outcome_of_rollback(machine)["detail"]
+    assert_rolled_back(machine, toplevel, known_good)
+    assert len(entries(machine, "rollback.staged")) == 1
+
+
+def test_a_switch_that_is_stuck_is_told_of_and_the_rollback_comes_after_it(container: Boot) -> None:
+    machine = container(system=good())
+    known_good = promoted(machine)
+    late = "test ! -e /run/obstacle || exit 3; exec sleep infinity"
+    slowly = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
+    worker = {"command": ["/bin/sh", "-c", late], "stableSec": 2, "restart": slowly}
+    patient = {"safeSwitch": {"probationSec": 120, "lockTimeoutSec": 3}}
+    toplevel = machine.deploy(system({"worker": worker}, label="bad", healer=patient))
+    wait_for_entry(machine, "config.loaded")
+    machine.succeed(f"systemd-run --unit=hog flock {LOCK} sleep infinity")
+    hog = main_pid(machine, "hog")
+    machine.succeed("touch /run/obstacle; systemctl kill --signal=KILL worker")
+    wait_for_entry(machine, "agent.crash-loop", toplevel=toplevel)
+    stuck = wait_for_entry(machine, "switch.stuck")["data"]
+    assert stuck["holder"] == f"process {hog} (flock)"
+    assert stuck["held_ms"] >= 3000
+    assert machine.current_system() == toplevel
+    assert [e["data"]["action"] for e in entries(machine, "action.intent")] == ["promote"]
+    machine.succeed("systemctl stop hog")
+    assert_rolled_back(machine, toplevel, known_good)
+    assert len(entries(machine, "switch.stuck")) == 1
 
 
 def test_a_switch_that_hangs_is_ended(container: Boot) -> None:

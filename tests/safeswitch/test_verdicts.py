@@ -4,6 +4,7 @@ import pytest
 
 from healer.decisions import Decisions
 from healer.events import Context
+from healer.records import Record
 from healer.safeswitch import verdicts
 from healer.safeswitch.verdicts import Facts
 from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, Judged, lived
@@ -224,3 +225,16 @@ def test_a_clean_end_of_another_agent_holds_up_no_verdict() -> None:
     assert [record.data["action"] for record in made if record.type == "action.intent"] == [
         "rollback"
     ]
+
+
+def test_a_rollback_that_waits_for_a_reboot_is_told_once_however_often_healer_starts() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("web", times=5)
+    assert host.rolls_back()
+    assert host.decisions.deployment.staged is None
+    host.tell([Record(host.now(), "rollback.staged", {"detail": "it is what boots next"})])
+    host.restart_healer()
+    assert host.decisions.deployment.staged == "it is what boots next"
+    host.comes_of_it()
+    assert host.decisions.deployment.staged is None

@@ -1,5 +1,6 @@
 """Fixtures that boot local machines, and a loud word about the tests that could not."""
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,9 @@ from tests.machine.container import ContainerMachine
 from tests.machine.local import LocalMachine, SystemSpec
 from tests.machine.support import why_no_container, why_no_vm
 from tests.machine.vm import VirtualMachine, has_kvm
+
+EVERY = "HEALER_EVERY_POWER_CUT"
+"""The variable that asks also for what takes long in an emulated machine."""
 
 _MACHINES = pytest.StashKey[list[LocalMachine]]()
 _CANNOT: dict[str, Callable[[], str | None]] = {"machine": why_no_container, "vm": why_no_vm}
@@ -90,6 +94,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             why = reason()
             if why is not None:
                 pytest.skip(why)
+    slow = item.get_closest_marker("vm") and item.get_closest_marker("slow_when_emulated")
+    if slow and EVERY not in os.environ and not has_kvm():
+        pytest.skip(f"emulated, this takes several minutes: set {EVERY}=1")
 
 
 @pytest.hookimpl(wrapper=True)

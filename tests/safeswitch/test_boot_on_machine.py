@@ -4,8 +4,9 @@ import pytest
 
 from tests.conftest import Boot
 from tests.machine.agents import agent, assert_intact, entries, system, wait_for_entry
+from tests.machine.container import ContainerMachine
 from tests.machine.local import PROFILE, LocalMachine, SystemSpec
-from tests.safeswitch.test_on_machine import promoted
+from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
 
 COUNT = "/var/lib/healer-helper/boots"
 # In front of the real one on the PATH.
@@ -25,8 +26,9 @@ def booted_into(machine: LocalMachine, toplevel: str) -> None:
     assert machine.current_system() == toplevel
 
 
-def test_a_system_whose_healer_does_not_start_is_rolled_back_in_the_boot(container: Boot) -> None:
-    machine = container(system=GOOD)
+@pytest.mark.slow_when_emulated
+def test_a_system_whose_healer_does_not_start_is_rolled_back_in_the_boot(boot: Boot) -> None:
+    machine = boot(system=GOOD)
     good = promoted(machine)
     bad = machine.deploy(broken(), how="boot")
     booted_into(machine, bad)
@@ -70,7 +72,7 @@ def broken() -> SystemSpec:
 
 def assert_went_back(machine: LocalMachine, bad: str, good: str) -> None:
     """It boots the bad system once more, goes back, boots again, and tells of it."""
-    machine.wait_until_succeeds(f"test $(readlink -f /run/current-system) = {good}", timeout=120)
+    machine.wait_until_succeeds(f"test $(readlink -f /run/current-system) = {good}", timeout=600)
     machine.wait_for_unit("multi-user.target")
     assert machine.succeed(f"readlink -f /run/booted-system {PROFILE}").split() == [good, good]
     rolled_back = wait_for_entry(machine, "boot.rolled-back")
@@ -109,12 +111,38 @@ def test_nothing_is_counted_where_there_is_nothing_to_go_back_to(container: Boot
     machine.fail(f"test -e {COUNT}")
 
 
-def test_a_probation_goes_on_after_a_reboot(container: Boot) -> None:
-    probation = {"safeSwitch": {"probationSec": 40}}
-    machine = container(system=system({"worker": agent()}, label="new", healer=probation))
-    new = machine.current_system()
+@pytest.mark.slow_when_emulated
+def test_a_system_that_is_bad_only_when_it_was_booted(boot: Boot) -> None:
+    machine = boot(system=GOOD)
+    good = promoted(machine)
+    late = "if test -e /run/booted-system/etc/late; then exit 3; fi; exec sleep infinity"
+    slowly = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
+    worker = {"command": ["/bin/sh", "-c", late], "stableSec": 2, "restart": slowly}
+    patient = {"safeSwitch": {"probationSec": 600}}
+    bad = machine.deploy(
+        system({"worker": worker}, label="bad", healer=patient, etc={"late": "is it booted?"})
+    )
+    wait_for_entry(machine, "deployment.activated", toplevel=bad)
+    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    assert entries(machine, "agent.crash") == []
+    machine.reboot()
+    assert_rolled_back(machine, bad, good)
+    activated = [
+        e for e in entries(machine, "deployment.activated") if e["data"]["toplevel"] == bad
+    ]
+    assert [e["data"]["kind"] for e in activated] == ["switch", "boot"]
+    assert {e["boot"] for e in entries(machine, "agent.crash")} == {activated[1]["boot"]}
+
+
+@pytest.mark.slow_when_emulated
+def test_a_probation_goes_on_after_a_reboot(boot: Boot) -> None:
+    machine = boot()
+    slowness = 1 if isinstance(machine, ContainerMachine) else 5
+    probation_sec = 40 * slowness
+    probation = {"safeSwitch": {"probationSec": probation_sec}}
+    new = machine.deploy(system({"worker": agent()}, label="new", healer=probation))
     wait_for_entry(machine, "host.up")
-    machine.sleep(25)
+    machine.sleep(25 * slowness)
     booted_into(machine, new)
     assert promoted(machine) == new
     again = entries(machine, "deployment.activated")[-1]
@@ -122,4 +150,4 @@ def test_a_probation_goes_on_after_a_reboot(container: Boot) -> None:
     good = wait_for_entry(machine, "deployment.known-good", toplevel=new)
     assert good["boot"] == again["boot"]
     # What was served before the reboot counts: it did not begin anew.
-    assert good["boottime_us"] - again["boottime_us"] < 40_000_000
+    assert good["boottime_us"] - again["boottime_us"] < probation_sec * 1_000_000

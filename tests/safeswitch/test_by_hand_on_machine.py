@@ -444,11 +444,14 @@ def test_a_trial_that_cuts_off_the_network(container: Boot) -> None:
     assert "UP" in machine.succeed("ip link show eth0")
 
 
-def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(container: Boot) -> None:
-    machine = container(system=gated("old"))
+@pytest.mark.slow_when_emulated
+def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
+    machine = boot(system=gated("old"))
     old = machine.current_system()
     new = machine.build({**gated("new"), "bootLoaderScript": "sleep 60"})
     assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=240)
+    assert where(machine) == (new, old, old)
     machine.crash()
     machine.start()
     machine.wait_for_unit("multi-user.target")
@@ -458,7 +461,7 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(container: Boot) -> 
     assert ask(machine, f"run {new} --confirm-within 10m")[0]
     path = machine.succeed("echo $PATH").strip()
     machine.succeed(f"systemd-run --setenv=PATH={path} healer safeswitch confirm")
-    machine.wait_until_succeeds(f"grep -q keeping {TRIAL}", timeout=120)
+    machine.wait_until_succeeds(f"grep -q keeping {TRIAL}", timeout=240)
     machine.wait_until_succeeds(f"test $(readlink -f {PROFILE}) = {new}", timeout=120)
     machine.crash()
     machine.start()

@@ -4,7 +4,6 @@ A container loses all its processes and /run; a virtual machine also loses what 
 an emulated one takes minutes for each cut.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,6 @@ from healer.host.switching import UNIT
 from tests.conftest import Boot
 from tests.machine.agents import assert_intact, entries, system, wait_for_entry
 from tests.machine.local import PROFILE, LocalMachine
-from tests.machine.vm import has_kvm
 from tests.safeswitch.test_on_machine import promoted
 
 # Programs that start fast: emulation is slow.
@@ -34,7 +32,6 @@ STEPS = {
 }
 # Where a lost sector would hurt most.
 WORST = ("the profile is set", "the system is activated")
-EVERY = "HEALER_EVERY_POWER_CUT"
 INTENT = '\'"action":"rollback".*"type":"action.intent"\''
 
 # Who rolls back is stopped in its tracks, so that the power is cut at this step and no later one.
@@ -63,9 +60,8 @@ def test_at_the_worst_steps_in_a_virtual_machine(vm: Boot) -> None:
     cut_at(WORST, vm)
 
 
+@pytest.mark.slow_when_emulated
 def test_at_the_other_steps_in_a_virtual_machine(vm: Boot) -> None:
-    if EVERY not in os.environ and not has_kvm():
-        pytest.skip(f"emulated, this takes half an hour: set {EVERY}=1")
     cut_at([step for step in STEPS if step not in WORST], vm)
 
 

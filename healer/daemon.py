@@ -199,8 +199,10 @@ class Daemon:
             elif record.type == "agent.crash" and self._may_roll_back:
                 self._actor.expect_rollback()
             elif record.type == "agent.crash-loop" and self._may_roll_back:
-                self._spent = True
-                self._wake.set()
+                # Where others are unwell, what becomes of them in a moment is evidence, too.
+                if self._decisions.is_alone(record.data["agent"]):
+                    self._spent = True
+                    self._wake.set()
             elif record.type == "deployment.activated" and record.data["kind"] == "switch":
                 self._actor.measure(record)
         return written

@@ -59,6 +59,10 @@ class Decisions:
         """Return what is known of an agent."""
         return self.agents.get(name, _UNKNOWN)
 
+    def is_alone(self, name: str) -> bool:
+        """Whether no other agent is unwell."""
+        return all(each == name or state.incident is None for each, state in self.agents.items())
+
     def agent_of(self, unit: str) -> str | None:
         """Return the name of the agent that a unit is, or None."""
         return self._names.get(unit)

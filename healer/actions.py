@@ -257,8 +257,15 @@ async def _done(
 
 
 async def _connect(config: Config) -> _Connection:
-    """Have systemd start a helper."""
-    return await asyncio.open_unix_connection(Path(config.runtime_dir) / "helper.sock")
+    """Have systemd start a helper; ConnectionError names the socket where it does not."""
+    path = Path(config.runtime_dir) / "helper.sock"
+    try:
+        return await asyncio.open_unix_connection(path)
+    except OSError as error:
+        raise ConnectionError(
+            f"root's helper is not there at {path} ({error.strerror}); look at: systemctl status "
+            "healer-helper.socket"
+        ) from error
 
 
 async def _ask(request: Request, connection: _Connection) -> Done:

@@ -28,7 +28,7 @@ _HEAD_MAX = 65_536
 
 def plain_request(check: HttpCheck) -> Exchange | None:
     """Return what makes this check, where it asks an IP address without TLS for its status only."""
-    plain = _plain(check)
+    plain = None if _wants_body(check) else _plain(check.url)
     if plain is None:
         return None
     family, address, request = plain
@@ -45,13 +45,12 @@ def plain_request(check: HttpCheck) -> Exchange | None:
 
 
 @functools.lru_cache(4096)
-def _plain(check: HttpCheck) -> tuple[socket.AddressFamily, tuple[str, int], bytes] | None:
-    url = urlsplit(check.url)
+def _plain(asked: str) -> tuple[socket.AddressFamily, tuple[str, int], bytes] | None:
+    url = urlsplit(asked)
     family = family_of(url.hostname or "")
-    if url.scheme != "http" or family is None or _wants_body(check):
+    if url.scheme != "http" or family is None:
         return None
-    connection = h11.Connection(h11.CLIENT)
-    request = connection.send(_request(check)) or b""
+    request = h11.Connection(h11.CLIENT).send(_request(asked)) or b""
     return family, (url.hostname or "", url.port or 80), request
 
 
@@ -122,8 +121,8 @@ def _wants_body(check: HttpCheck) -> bool:
     return check.body_contains is not None or check.body_matches is not None
 
 
-def _request(check: HttpCheck) -> h11.Request:
-    url = urlsplit(check.url)
+def _request(asked: str) -> h11.Request:
+    url = urlsplit(asked)
     target = urlunsplit(("", "", url.path or "/", url.query, ""))
     # RFC 9110, 7.2: without the user information that a URL may carry.
     authority = url.netloc.rpartition("@")[2]
@@ -139,7 +138,7 @@ async def _get(
     Raises ConnectionError or h11.RemoteProtocolError where there is no whole answer.
     """
     connection = h11.Connection(h11.CLIENT)
-    writer.write(connection.send(_request(check)) or b"")
+    writer.write(connection.send(_request(check.url)) or b"")
     writer.write(connection.send(h11.EndOfMessage()) or b"")
     await writer.drain()
     status, body = 0, bytearray()

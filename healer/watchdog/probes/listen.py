@@ -65,7 +65,7 @@ class Listeners:
         self._asked = False
         self._answer: list[bytes] = []
         self._by_port: dict[int, list[bytes]] = {}
-        self._served: dict[ListenCheck, Found] = {}
+        self._served: dict[tuple[str | None, int], Found] = {}
 
     def forget(self) -> None:
         """Ask the kernel anew for what is looked for from now on."""
@@ -75,14 +75,15 @@ class Listeners:
         """Make one check; OSError where the kernel cannot say."""
         if not self._asked:
             self._ask()
-        if (found := self._served.get(check)) is not None:
+        key = (check.host, check.port)
+        if (found := self._served.get(key)) is not None:
             return found
         where = f"port {check.port}" if check.host is None else f"{check.host} port {check.port}"
         known = map(_listener, self._by_port.get(check.port, ()))
         # Many sockets are told of in parts, and one that closes in between can hide another: that
         # one is missing counts only if the kernel says so when it is asked for this port alone.
         if _serves(known, check.host):
-            found = self._served[check] = Outcome.OK, f"{where} is listened on"
+            found = self._served[key] = Outcome.OK, f"{where} is listened on"
             return found
         if _serves(listeners(check.port), check.host):
             return Outcome.OK, f"{where} is listened on"

@@ -1,13 +1,84 @@
-"""What healer says where root's helper is not there, without a machine."""
+"""Intents handed to root's helper, of whose answers some are refusals."""
 
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from healer import actions
+from healer.actions import Done
 from healer.config import Config
+from healer.events import UnitState
+from healer.helper import Reply
+from healer.ledger.entry import Entry
+
+REFUSED, DONE = Reply(False, "no"), Reply(True, "yes")
+
+
+def intent(action: str, **more: Any) -> Entry:
+    data = {"action": action, "target": "web.service", "agent": "web", "reason": "x", **more}
+    return Entry(
+        seq=7,
+        batch=0,
+        epoch=0,
+        prev="0" * 64,
+        time_us=0,
+        boottime_us=0,
+        boot="boot",
+        type="action.intent",
+        incident=None,
+        data=data,
+        leaf="",
+        raw=b"",
+    )
+
+
+async def carried_out(entry: Entry, replies: list[Reply], directory: Path) -> tuple[Done, int]:
+    """Answer each request with the next of ``replies``; return what became of it, of how many."""
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readline()
+        writer.write(msgspec.json.encode(replies[min(asked, len(replies) - 1)]) + b"\n")
+        asked += 1
+        writer.close()
+
+    async def no_unit(_: str) -> UnitState | None:
+        return None
+
+    server = await asyncio.start_unix_server(answer, directory / "helper.sock")
+    config = Config(version=1, runtime_dir=str(directory))
+    async with server:
+        standby = actions.Standby()
+        done = await actions.carry_out(entry, config, no_unit, standby, lambda _: None)
+    return done, asked
+
+
+@pytest.mark.parametrize(
+    ("entry", "replies", "expected"),
+    [
+        (intent("reset"), [DONE], (True, 1)),
+        (intent("reset"), [REFUSED, REFUSED, DONE], (True, 3)),
+        (intent("reset"), [REFUSED], (False, 10)),
+        # Whoever asked is told at once; what is not as it was is decided anew.
+        (intent("reset", asked_by="alice"), [REFUSED, DONE], (False, 1)),
+        (intent("quarantine"), [REFUSED, DONE], (False, 1)),
+    ],
+)
+def test_what_is_refused(
+    entry: Entry,
+    replies: list[Reply],
+    expected: tuple[bool, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actions, "_RETRY_SEC", 0)
+    done, asked = asyncio.run(carried_out(entry, replies, tmp_path))
+    assert (done.ok, asked) == expected
 
 
 @pytest.mark.parametrize(

@@ -62,26 +62,35 @@ class Done:
 class Standby:
     """A helper that has started already, for the request that is expected soon.
 
-    Starting one takes longer than what it then has to do before a switch begins.
+    Starting one takes longer than what it then has to do before a switch begins. It has read its
+    configuration already: where that is another one now, it is let go.
     """
 
     def __init__(self) -> None:
+        self._config: Config | None = None
         self._connection: _Connection | None = None
         self._end: asyncio.TimerHandle | None = None
+        self._turn = asyncio.Lock()
 
     async def prepare(self, config: Config) -> None:
         """Have a helper ready for a while; does nothing but extend that if one is ready."""
-        if self._end is not None:
-            self._end.cancel()
-        if self._connection is None:
-            # A host that does not answer is met again by the request itself.
-            with contextlib.suppress(OSError, TimeoutError):
-                self._connection = await _connect(config)
-        self._end = asyncio.get_running_loop().call_later(_STANDBY_SEC, self.close)
+        async with self._turn:
+            if self._end is not None:
+                self._end.cancel()
+            if self._config is not config:
+                self.close()
+            if self._connection is None:
+                self._config = config
+                # A host that does not answer is met again by the request itself.
+                with contextlib.suppress(OSError, TimeoutError):
+                    self._connection = await _connect(config)
+            self._end = asyncio.get_running_loop().call_later(_STANDBY_SEC, self.close)
 
-    def take(self) -> "_Connection | None":
-        """Return the connection to the helper that is ready, and have none any more."""
-        connection, self._connection = self._connection, None
+    def take(self, config: Config) -> "_Connection | None":
+        """Return the connection to the helper that is ready, if one is, and have none any more."""
+        connection = None
+        if self._config is config:
+            connection, self._connection = self._connection, None
         self.close()
         return connection
 
@@ -169,7 +178,7 @@ async def _roll_back(
 ) -> Done:
     """Have the rollback done; where it waits for a reboot, ask again when it can go on."""
     limit = rollback.longest_sec(config)
-    done = await _done(CarryOut(intent.seq), config, limit, standby.take())
+    done = await _done(CarryOut(intent.seq), config, limit, standby.take(config))
     if done.waiting is not None:
         waits(done)
     while done.waiting is not None:

@@ -94,3 +94,38 @@ def test_a_helper_that_is_not_there_is_named(tmp_path: Path, bound: bool, why: s
     assert not done.ok
     assert f"root's helper is not there at {path} ({why})" in done.detail
     assert done.detail.endswith("look at: systemctl status healer-helper.socket")
+
+
+async def rolled_back(ready: Config, now: Config, directory: Path) -> tuple[int, list[int]]:
+    """Roll back with helpers got ready beforehand; return how many began, and which were asked."""
+    begun, asked = 0, []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun
+        number, begun = begun, begun + 1
+        if await reader.readline():
+            asked.append(number)
+            writer.write(msgspec.json.encode(DONE) + b"\n")
+        writer.close()
+
+    async def no_unit(_: str) -> UnitState | None:
+        return None
+
+    server = await asyncio.start_unix_server(answer, directory / "helper.sock")
+    async with server:
+        standby = actions.Standby()
+        await asyncio.gather(*(standby.prepare(ready) for _ in range(3)))
+        done = await actions.carry_out(intent("rollback"), now, no_unit, standby, lambda _: None)
+        assert done.ok
+    return begun, asked
+
+
+def test_one_helper_is_ready_however_many_crashes_ask_for_it_at_once(tmp_path: Path) -> None:
+    config = Config(version=1, runtime_dir=str(tmp_path))
+    assert asyncio.run(rolled_back(config, config, tmp_path)) == (1, [0])
+
+
+def test_a_helper_that_has_read_another_configuration_is_not_asked(tmp_path: Path) -> None:
+    before = Config(version=1, runtime_dir=str(tmp_path))
+    now = Config(version=1, runtime_dir=str(tmp_path))
+    assert asyncio.run(rolled_back(before, now, tmp_path)) == (2, [1])

@@ -16,13 +16,14 @@ class SwitchLock:
         self._asked: asyncio.Future[bool] | None = None
 
     def ask(self) -> None:
-        """Begin to ask what ``is_held`` will answer next."""
-        if self._asked is None:
+        """Begin to ask what ``is_held`` will answer next, unless that is being asked."""
+        if self._asked is None or self._asked.done():
             loop = asyncio.get_running_loop()
             self._asked = loop.run_in_executor(None, nix.is_locked, nix.SWITCH_LOCK)
 
     async def is_held(self) -> bool:
         """Return whether a switch is under way, as of the question; each answer serves once."""
-        self.ask()
+        if self._asked is None:
+            self.ask()
         asked, self._asked = self._asked, None
         return asked is not None and await asked

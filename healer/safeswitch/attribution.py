@@ -23,8 +23,10 @@ from healer.safeswitch.state import Crash, DeploymentState
 _NAMED = 3
 # An agent's last crashes tell how it is now.
 _RECENT = 5
-# A first run of so many times the usual one was no run of the same kind.
+# A first run of so many times the usual one was no run of the same kind. Shorter ones than this all
+# count as so long: to start for the first time takes a broken program some seconds more.
 _MANY_TIMES = 8
+_SHORT_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,4 +252,4 @@ def _turned(agent: Agent, first: Crash | None = None, *later: Crash) -> bool:
     if _lasted(agent, first) and all(crash.early for crash in later):
         return True
     usual_ms = median_low(crash.runtime_ms or 0 for crash in later)
-    return first.runtime_ms >= _MANY_TIMES * usual_ms
+    return first.runtime_ms >= _MANY_TIMES * max(usual_ms, _SHORT_MS)

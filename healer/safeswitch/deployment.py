@@ -266,13 +266,14 @@ def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> Deployment
     A deployment that is bad nevertheless goes on crashing. Only ``kept`` keeps its own, and those
     that no deployment could be blamed for.
     """
-    crashes = {
-        name: crashes
-        for name, crashes in state.crashes.items()
-        if name == kept or (kept is not None and state.is_unchanged(name))
-    }
+
+    def counts(name: str) -> bool:
+        return name == kept or (kept is not None and state.is_unchanged(name))
+
+    crashes = {name: crashes for name, crashes in state.crashes.items() if counts(name)}
+    carried = {name: crash for name, crash in state.carried.items() if counts(name)}
     looped = {name: why for name, why in state.looped.items() if name == kept}
-    return replace(state, crashes=crashes, looped=looped, held_ms=0)
+    return replace(state, crashes=crashes, carried=carried, looped=looped, held_ms=0)
 
 
 def _gate_failed(state: DeploymentState, record: Record) -> DeploymentState:

@@ -21,6 +21,7 @@ class Judged:
     gates: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     stable_sec: float = 60
+    early_death_sec: float = 10
     boot: int = 1
     sec: float = 0
     current: str = GOOD
@@ -32,7 +33,9 @@ class Judged:
         agent = {
             name: Agent(
                 unit=f"{name}.service",
-                crash_loop=CrashLoop(max_crashes=5, window_sec=60),
+                crash_loop=CrashLoop(
+                    max_crashes=5, window_sec=60, early_death_sec=self.early_death_sec
+                ),
                 stable_sec=self.stable_sec,
             )
             for name in self.agents

@@ -259,6 +259,21 @@ def test_a_full_disk_pauses_and_what_was_seen_in_it_does_not_count() -> None:
     ]
 
 
+def test_a_run_from_before_that_a_full_disk_ended_does_not_count_either() -> None:
+    host = lived()
+    host.deploy(BAD, "web")
+    host.after(40)
+    host.trouble = ["there is no space left on /var"]
+    host.crash("db")
+    host.trouble = []
+    host.after(70)
+    host.stop("web")
+    host.start("web")
+    host.crash("web")
+    host.crash("web", "db", times=3)
+    assert host.rolls_back()
+
+
 def test_an_agent_that_was_in_a_crash_loop_before_is_not_blamed_on_what_came_after() -> None:
     host = lived()
     host.crash("web", times=4)
@@ -378,6 +393,14 @@ def test_an_early_death_was_no_good_run_however_soon_an_agent_is_called_stable()
     host.deploy(BAD, "web")
     host.crash("web", after=5)
     host.crash("web", times=4, after=1)
+    assert host.rolls_back()
+
+
+def test_a_slow_first_start_was_no_good_run_where_no_death_is_declared_early() -> None:
+    host = lived(early_death_sec=0)
+    host.deploy(BAD, "web")
+    host.crash("web", after=0.9)
+    host.crash("web", times=4, after=0.1)
     assert host.rolls_back()
 
 

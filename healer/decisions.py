@@ -61,7 +61,8 @@ class Decisions:
 
     def is_alone(self, name: str) -> bool:
         """Whether no other agent is unwell."""
-        return all(each == name or state.incident is None for each, state in self.agents.items())
+        others = self.config.agents.keys() - {name}
+        return all(self.agent(other).incident is None for other in others)
 
     def agent_of(self, unit: str) -> str | None:
         """Return the name of the agent that a unit is, or None."""

@@ -1,5 +1,6 @@
 """What follows from a verdict: one rollback, within bounds, observed, and remembered."""
 
+import msgspec
 import pytest
 
 from healer.decisions import Decisions
@@ -238,3 +239,12 @@ def test_a_rollback_that_waits_for_a_reboot_is_told_once_however_often_healer_st
     assert host.decisions.deployment.staged == "it is what boots next"
     host.comes_of_it()
     assert host.decisions.deployment.staged is None
+
+
+def test_an_agent_that_is_declared_no_more_is_not_unwell() -> None:
+    host = lived()
+    host.crash("db")
+    assert not host.decisions.is_alone("web")
+    agents = {name: agent for name, agent in host.config.agents.items() if name != "db"}
+    host.decisions.configure(msgspec.structs.replace(host.config, agents=agents))
+    assert host.decisions.is_alone("web")

@@ -239,6 +239,22 @@ def test_nixos_rebuild_and_the_rollback_exclude_each_other(container: Boot) -> N
     assert_rolled_back(machine, toplevel, known_good)
 
 
+def test_the_way_back_needs_no_bus(container: Boot) -> None:
+    machine = container(system=good())
+    known_good = promoted(machine)
+    toplevel = machine.build(bad())
+    machine.set_profile(toplevel)
+    for unit in ("dbus.socket", "dbus.service"):
+        off = f"/run/systemd/system/{unit}.d/off.conf"
+        machine.write_file(off, "[Unit]\nConditionPathExists=/run/bus-is-mended\n")
+    machine.succeed("systemctl daemon-reload; systemctl stop dbus.socket dbus.service")
+    assert machine.switch(toplevel) in {0, 4}
+    wait_for_entry(machine, "deployment.condemned", toplevel=toplevel)
+    assert machine.execute("systemctl is-active dbus.service")[0] != 0
+    machine.succeed("touch /run/bus-is-mended; systemctl start dbus.socket")
+    assert_rolled_back(machine, toplevel, known_good)
+
+
 def test_a_target_that_was_collected_as_garbage_is_told_of(container: Boot) -> None:
     machine = container(system=good())
     known_good = promoted(machine)

@@ -15,7 +15,7 @@ from typing import Any
 from tests.machine.agents import agent, entries, main_pid, system, wait_for_entry
 from tests.machine.container import ContainerMachine
 from tests.machine.local import LocalMachine
-from tests.machine.outcome import MachineError
+from tests.machine.outcome import MachineError, RequestedAssertionError
 from tests.machine.support import why_no_container, why_no_vm
 from tests.machine.vm import VirtualMachine
 
@@ -38,13 +38,13 @@ class Demo:
     def __init__(self, machine: LocalMachine) -> None:
         self.machine = machine
         self.measured: list[tuple[str, str]] = []
-        self._step = 0
+        self.steps = 0
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
         """Announce a step, keep the harness's own log for a failure, and say how long it took."""
-        self._step += 1
-        print(f"\n[{self._step}] {title}", flush=True)
+        self.steps += 1
+        print(f"\n[{self.steps}] {title}", flush=True)
         began, log = time.monotonic(), io.StringIO()
         try:
             with contextlib.redirect_stderr(log):
@@ -201,8 +201,9 @@ def main() -> int:
         demo = Demo(machine)
         try:
             demo.run()
-        except MachineError as error:
-            print(f"\nFAILED: {error}\n\nThe machine's journal:\n{machine.post_mortem()}")
+        except (MachineError, RequestedAssertionError) as error:
+            print(f"\nFAILED in step [{demo.steps}]: {error}")
+            print(f"\nThe machine's journal:\n{machine.post_mortem()}")
             return 1
         finally:
             machine.release()

@@ -141,7 +141,9 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
     wait_for_entry(machine, "restarts.counted")
     machine.succeed("cp -a /var/lib/healer/journal.cursor /tmp/cursor")
     pid = main_pid(machine, "worker.service")
+    # The kernel has the core dumped before the process is gone. healer must not look in between.
     machine.succeed(
+        "systemctl stop healer",
         "systemctl start systemd-coredump.socket",
         f"head -c 4096 /dev/zero | /usr/lib/systemd/systemd-coredump {pid} 0 0 11 $(date +%s)"
         " 18446744073709551615 machine",
@@ -154,7 +156,10 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
         "MESSAGE=Process 1 dumped core.\nMESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1\n"
         "COREDUMP_UNIT=other.service\nCOREDUMP_EXE=/forged\nCOREDUMP_SIGNAL_NAME=SIGSEGV\n",
     )
-    machine.succeed("setpriv --reuid 65534 --clear-groups logger --journald=/tmp/forged")
+    machine.succeed(
+        "setpriv --reuid 65534 --clear-groups logger --journald=/tmp/forged",
+        "systemctl start healer",
+    )
     crash = wait_for_entry(machine, "agent.crash", agent="worker")
     dump = wait_for_entry(machine, "agent.coredump", agent="worker")
     assert dump["incident"] == crash["incident"]

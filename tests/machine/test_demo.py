@@ -7,6 +7,7 @@ from tests.machine.container import ContainerMachine
 from tests.machine.outcome import MachineError, RequestedAssertionError
 
 
+@pytest.mark.machine  # it is not booted, but its root file system is built
 @pytest.mark.parametrize("error", [MachineError("no room"), RequestedAssertionError("timed out")])
 def test_what_did_not_happen_is_told_with_the_journal(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -94,6 +94,8 @@ class Host:
             self.now_ms, _, event = heapq.heappop(self.events)
             event()
         self._close(self.running)
+        # What is to come holds on to the host, and there are thousands of them.
+        self.events.clear()
         return self.counts
 
     def _again(self, mean_ms: float, event: Callable[[], None]) -> None:

@@ -472,5 +472,9 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
         timeout=240,
     )
     assert where(machine) == (old, old, old)
+    # That of the confirmation is told, too.
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type action.outcome --json | wc -l) = 3", timeout=240
+    )
     assert [e["data"]["ok"] for e in entries(machine, "action.outcome")] == [False] * 3
     assert_intact(machine)

@@ -6,6 +6,7 @@ because sd-bus does not say when the bus daemon was killed.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -74,8 +75,11 @@ class SystemBus:
         """Drop the connection; its subscription goes with it."""
         if self._bus is not None:
             self._slots.clear()
-            self._bus.close()
-            self._bus = None
+            bus, self._bus = self._bus, None
+            # Where the bus went away, sd-bus has closed its descriptor already. By now the number
+            # can be that of another connection, which asyncio does not let anybody stop watching.
+            with contextlib.suppress(RuntimeError):
+                bus.close()
 
     def watch(self, units: frozenset[str]) -> None:
         """Watch these units from now on instead."""

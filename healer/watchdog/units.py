@@ -104,6 +104,8 @@ class Units:
                         self._on_change(False)
             except HostUnavailableError as error:
                 self._connected = False
+                # At once: its descriptor may be closed, and is soon another's.
+                self._bus.close()
                 self._stale = set(self._declared)
                 if not told:
                     log.warning("%s; trying again every %g s", error, _RETRY_SEC)

@@ -139,7 +139,7 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
     machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
     machine.wait_for_unit("worker.service")
     wait_for_entry(machine, "restarts.counted")
-    machine.succeed("cp -a /var/lib/healer/journal.cursor /tmp/cursor")
+    machine.wait_until_succeeds("cp -a /var/lib/healer/journal.cursor /tmp/cursor", timeout=60)
     pid = main_pid(machine, "worker.service")
     # The kernel has the core dumped before the process is gone. healer must not look in between.
     machine.succeed(

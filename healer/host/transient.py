@@ -16,6 +16,7 @@ from healer.host import systemctl
 if TYPE_CHECKING:
     from sdbus.sd_bus_internals import SdBus
 
+_BUS = "org.freedesktop.DBus"
 _SYSTEMD = "org.freedesktop.systemd1"
 _EXISTS = f"{_SYSTEMD}.UnitExists"
 _HANDED_ON = ("PATH", "LOCALE_ARCHIVE")
@@ -24,7 +25,10 @@ _HANDED_ON = ("PATH", "LOCALE_ARCHIVE")
 def prepare() -> None:
     """Connect to the bus ahead of a start: the most of what that costs. Nothing if it is away."""
     with suppress(HostUnavailableError):
-        _bus()
+        bus = _bus()
+        # That is begun only, and the bus hangs up on whoever has not gone on with it after half a
+        # minute (auth_timeout, dbus-daemon(1)). Any call does.
+        _call(bus, _BUS, "/org/freedesktop/DBus", _BUS, "GetId")
 
 
 def start(unit: str, description: str, command: Sequence[str], runtime_max_sec: float) -> bool:
@@ -48,8 +52,6 @@ def is_over(unit: str) -> bool:
 
 
 def _by_bus(unit: str, description: str, command: Sequence[str], runtime_max_sec: float) -> bool:
-    from sdbus import SdBusBaseError, SdBusUnmappedMessageError  # noqa: PLC0415
-
     bus = _bus()
     properties: list[tuple[str, tuple[str, Any]]] = [
         ("Description", ("s", description)),
@@ -60,19 +62,28 @@ def _by_bus(unit: str, description: str, command: Sequence[str], runtime_max_sec
         ("Environment", ("as", [f"{name}={value}" for name, value in _environment().items()])),
         ("ExecStartEx", ("a(sasas)", [(command[0], list(command), ["no-env-expand"])])),
     ]
+    manager = (_SYSTEMD, "/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager")
+    data: tuple[Any, ...] = ("ssa(sv)a(sa(sv))", unit, "fail", properties, [])
+    refused = _call(bus, *manager, "StartTransientUnit", data=data)
+    if refused not in {None, _EXISTS}:
+        raise HostUnavailableError(f"systemd refused {unit}: {refused}")
+    return refused is None
+
+
+def _call(bus: "SdBus", *method: str, data: tuple[Any, ...] = ()) -> str | None:
+    """Call a method; return the name of its own error where it is refused with one."""
+    from sdbus import SdBusBaseError, SdBusUnmappedMessageError  # noqa: PLC0415
+
     try:
-        message = bus.new_method_call_message(
-            _SYSTEMD, "/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager", "StartTransientUnit"
-        )
-        message.append_data("ssa(sv)a(sa(sv))", unit, "fail", properties, [])
+        message = bus.new_method_call_message(*method)
+        if data:
+            message.append_data(*data)
         bus.call(message)
     except SdBusUnmappedMessageError as error:
-        if error.args[0] == _EXISTS:
-            return False
-        raise HostUnavailableError(f"systemd refused {unit}: {error}") from error
+        return str(error.args[0])
     except (SdBusBaseError, OSError) as error:
         raise HostUnavailableError(f"the system bus does not answer: {error}") from error
-    return True
+    return None
 
 
 def _by_program(

@@ -104,6 +104,7 @@ class Daemon:
         self._reload = False
         self._switching = False
         self._spent = False
+        self._told_up = False
         self._held: sticking.Held | None = None
         self._safe_switch_off = self._why_safe_switch_is_off()
 
@@ -288,10 +289,13 @@ class Daemon:
     def _look_whether_up(self) -> None:
         """Tell root and boot-complete.target, once, that the host has come up in this boot."""
         marker = self._runtime_dir / _UP
-        if self._decisions.came_up == clock.boot_id() and not marker.exists():
-            with suppress(OSError):  # agents can fill /run: each look tries again
-                marker.touch()
-                self._actor.tell_up()
+        if self._decisions.came_up != clock.boot_id() or marker.exists():
+            return
+        if not self._told_up:
+            self._told_up = True
+            self._actor.tell_up()
+        with suppress(OSError):  # agents can fill /run: each look tries again
+            marker.touch()
 
     def _changes(self, systems: Systems) -> Changes | None:
         """Compare the system that runs with the one that ran before; None where it is the same."""

@@ -243,13 +243,17 @@ def _lasted(agent: Agent, crash: Crash) -> bool:
 
 
 def _turned(agent: Agent, first: Crash | None = None, *later: Crash) -> bool:
-    """Whether something else than the deployment made an agent crash: it came after its first run.
+    """Whether something else than the deployment made an agent crash: it came after a good run.
 
+    That is the first of all, or the first that counts, by which it had recovered from what is over.
     What a deployment breaks ends each time after much the same time.
     """
-    if first is None or not first.first or first.early or first.runtime_ms is None or not later:
+    if first is None or first.early or first.runtime_ms is None or not later:
         return False
-    if _lasted(agent, first) and all(crash.early for crash in later):
+    lasted = _lasted(agent, first)
+    if not (first.first or lasted):
+        return False
+    if lasted and all(crash.early for crash in later):
         return True
     usual_ms = median_low(crash.runtime_ms or 0 for crash in later)
     return first.runtime_ms >= _MANY_TIMES * max(usual_ms, _SHORT_MS)

@@ -127,9 +127,9 @@ def test_agents_that_were_not_changed_and_crash_too_tell_of_the_environment() ->
     # It is over for the one, and goes on for the other: from here on it counts.
     host.after(61)
     assert host.of("agent.recovered")
-    host.crash("web", times=2)
+    host.crash("web", times=2, after=20)
     assert not host.rolls_back()
-    host.crash("web")
+    host.crash("web", after=20)
     assert host.rolls_back()
 
 
@@ -293,7 +293,7 @@ def test_an_outage_under_a_deployment_on_probation_is_not_blamed_on_the_next() -
     assert host.open_intent() is None
     assert "before this deployment as well" in host.verdict()[1]
     host.after(70)
-    host.crash("web", times=3)
+    host.crash("web", times=3, after=30)
     assert host.rolls_back()
 
 
@@ -320,6 +320,19 @@ def test_what_a_deployment_was_convicted_of_excuses_no_later_one() -> None:
     host.deploy(OTHER, "web")
     host.crash("web", times=4)
     assert host.rolls_back()
+
+
+def test_two_outages_in_one_probation_are_not_blamed_on_the_deployment() -> None:
+    """It was deployed in the first, and had recovered from that before the second began."""
+    host = lived()
+    host.crash("web", times=6)
+    host.deploy(BAD, "web")
+    host.crash("web", times=6)
+    host.after(290)
+    assert len(host.of("agent.recovered")) == 1
+    host.crash("web", times=6)
+    assert host.open_intent() is None
+    assert "it ran well under this deployment" in str(host.verdict())
 
 
 def test_crashes_of_an_outage_that_is_over_do_not_count_with_a_later_one_by_chance() -> None:

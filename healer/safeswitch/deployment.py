@@ -227,6 +227,9 @@ def _looped(state: DeploymentState, record: Record) -> DeploymentState:
 
 def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
     agent = record.data["agent"]
+    if agent in _looping(state.unwell):
+        # While it waited for its restarts, it did not show that it holds.
+        state = replace(state, held_ms=0)
     if state.on_probation and _told_of_environment(state, agent):
         state = _begin_evidence_anew(state, agent)
     if agent in state.unwell_before:

@@ -24,9 +24,9 @@ def test_a_suite_measures_and_writes_documented_rows(
         assert row["unit"] == "ms"
         assert row["samples"] == 2
     values = {row["name"]: row["value"] for row in found["rows"]}
+    # Who sees the stamp is another process than who decides: on a busy machine it may come later.
     assert (
-        values["to the stop stamp"]
-        < values["to the decided entry"]
+        values["to the decided entry"]
         < values["to the entry in the file"]
         < values["to the durable entry"]
     )

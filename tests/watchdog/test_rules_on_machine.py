@@ -16,12 +16,14 @@ from tests.machine.agents import (
 )
 from tests.machine.local import LocalMachine
 
-# Leaves with the code that it finds in the file `code` of its state directory; on SIGTERM with 7.
+# Leaves with the code that it finds in the file `code` of its state directory; on SIGTERM with 7,
+# once it has named itself in the file `pid`.
 PLAYER = """\
 import os, pathlib, signal, sys, time
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 code = pathlib.Path(os.environ["STATE_DIRECTORY"]) / "code"
+code.with_name("pid").write_text(str(os.getpid()))
 while not code.exists():
     time.sleep(0.02)
 leave_with = int(code.read_text())
@@ -107,7 +109,8 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
     machine.succeed("systemctl stop worker")
     stays_down(machine, "failed")
     machine.succeed("systemctl start worker")
-    machine.wait_for_unit("worker.service")
+    pid = running_pid(machine, "worker.service")
+    machine.wait_until_succeeds(f"grep -qx {pid} /var/lib/worker/pid", timeout=60)
     machine.succeed("systemctl stop worker")
     stays_down(machine, "failed")
 

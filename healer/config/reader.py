@@ -57,6 +57,9 @@ def parse(text: str) -> Value:
     try:
         _feed(builder, yaml.parse(text, Loader=_PARSER))
     except yaml.YAMLError as error:
+        if "nesting depth" in str(error):  # the parser's own bound, from PyYAML 6.0.4 on
+            words = f"more than {MAX_DEPTH} levels of nesting"
+            raise YamlError(words, "the options need 6") from None
         mend = "the module writes JSON, which is the safest YAML"
         raise YamlError(f"it is not YAML: {_one_line(error)}", mend) from None
     return builder.document

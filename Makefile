@@ -18,7 +18,7 @@ SUITE ?=
 
 # What the Python packages are built with, and what boots machines.
 APT := ca-certificates debian-archive-keyring e2fsprogs gcc libsystemd-dev mmdebstrap nix-bin \
-  openssl pkg-config procps python3-dev python3-pip python3-venv qemu-system-x86 qemu-utils \
+  openssl pkg-config procps python3-dev python3-pip python3-venv qemu-system-x86 \
   systemd-container util-linux
 
 .PHONY: help demo test lint bench clean setup

@@ -17,7 +17,6 @@ _CONTAINER = {**_COMMON, "systemd-nspawn": "systemd-container", "nsenter": "util
 _VM = {
     **_COMMON,
     "mkfs.ext4": "e2fsprogs",
-    "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
 }
 

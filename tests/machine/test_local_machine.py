@@ -329,11 +329,19 @@ def test_a_virtual_machine_has_its_own_kernel_and_power(vm: Boot) -> None:
     own_kernel(machine)
     # A power cut keeps what was synced and nothing else.
     machine.succeed("echo synced >/var/lib/one; sync /var/lib/one /var/lib")
+    # As a journal's commit is written, with FUA and without a flush behind it, to a part of the
+    # disk where nothing was written before.
+    machine.succeed("test $(stat -c %s /usr/bin/perl) -gt $((301 * 4096)) && sync && sleep 1")
+    machine.succeed(
+        "printf %4096s |"
+        " dd of=/usr/bin/perl bs=4096 seek=300 iflag=fullblock oflag=direct,dsync conv=notrunc"
+    )
     machine.succeed("echo lost >/var/lib/two")
     machine.crash()
     assert not machine.is_up()
     machine.start()
     assert machine.succeed("cat /var/lib/one") == "synced\n"
+    machine.succeed("test $(dd if=/usr/bin/perl bs=4096 skip=300 count=1 | tr -d ' ' | wc -c) = 0")
     machine.fail("test -s /var/lib/two")
     machine.succeed("systemctl is-system-running --wait")
     machine.wait_for_console_text("Multi-User System")

@@ -3,8 +3,8 @@
 # an adopted unit there is no command: the file alone. PID 1 starts it, also while healer is dead.
 # Without a FILE it is the end of a run, and the breadcrumb goes into the agent's journal, where
 # healer finds it: nobody but the agent may open that file, which it can make a link to anything.
-# Shell builtins only, of busybox: it is on the restart path. The variables are the agent's: this
-# script's own are those of a subshell.
+# Shell builtins only, of busybox, and no subshell: it is on the restart path. The variables are the
+# agent's: this script's own are local.
 
 # Read text from standard input into $json, as JSON has it: at most 4096 bytes, and none that is not
 # printable ASCII or \n, so that what a crash left half-written is JSON all the same.
@@ -50,27 +50,35 @@ status_text() {
   fi
 }
 
-leave() (
+leave() {
+  local newline json total chunk
   newline='
 '
   breadcrumb "$1"
   printf 'healer-breadcrumb: %s\n' "$json"
-)
+}
 
-tell() (
-  umask 077
+tell() {
+  local newline json total chunk at key mask crumb how when failed=
+  local in_a_row invocation class code status start stop time runtime_ms
   newline='
 '
-  # Assignments, of nothing but letters, digits and signs: stamp-stop.sh has seen to that.
-  . "/run/healer/last/$1"
+  # The second line is the umask (proc_pid_status(5)). Without it, it could not be given back.
+  { read -r key && read -r key mask; } </proc/self/status || return
+  # Assignments, of nothing but letters, digits and signs: stamp-stop.sh has seen to that. `command`
+  # has a shell go on if they are gone by now.
+  command . "/run/healer/last/$1" || return
   breadcrumb "$3"
   crumb=$json
   status_text "/run/healer/status-texts/$1"
   how="\"class\":\"$class\",\"code\":\"$code\",\"status\":\"$status\""
   when="\"time\":${time:-null},\"runtime_ms\":${runtime_ms:-null},\"in_a_row\":$in_a_row"
+  umask 077
   printf '{%s,%s,"status_text":%s,"breadcrumb":%s,"invocation":"%s"}\n' \
-    "$how" "$when" "$json" "$crumb" "$invocation" >"$2"
-)
+    "$how" "$when" "$json" "$crumb" "$invocation" >"$2" || failed=1
+  umask "$mask"
+  [ -z "$failed" ]
+}
 
 if [ -z "$2" ]; then
   [ "$SERVICE_RESULT" = success ] || leave "$3"

@@ -3,6 +3,8 @@
 # PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
 unit=$1 stable_ms=$2
 shift 2
+# healer reads this as a user of its own, and the agent as its: the unit's UMask= is not for it.
+umask 022
 case $INVOCATION_ID in '' | *[!0-9a-f]*) exit 0 ;; esac
 # Where the agent can write an EnvironmentFile= of its unit, these are what it says there. It may
 # lie about itself in them, but not break a line and begin another field.
@@ -13,15 +15,20 @@ case $EPOCHREALTIME in *[!0-9.]*) EPOCHREALTIME= ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
 last=/run/healer/last/$unit
-boot= peak= current= oom= oom_kill= pressure= start_uptime= toplevel= unit_dir= stop_uptime=
+boot= peak= current= oom= oom_kill= pressure= start_uptime= stop_uptime=
+# `read` makes two system calls for each byte, and reads no more than it needs.
 read -r stop_uptime _ </proc/uptime
 read -r boot </proc/sys/kernel/random/boot_id
-while IFS=: read -r id _ path; do
-  [ "$id" = 0 ] && break
-done </proc/self/cgroup
 cgroup=/sys/fs/cgroup
 [ -e $cgroup/cgroup.controllers ] || cgroup=/sys/fs/cgroup/unified
-cgroup=$cgroup${path%/.control}
+if [ -e "$cgroup/system.slice/$unit/cgroup.procs" ]; then
+  cgroup=$cgroup/system.slice/$unit
+else
+  while IFS=: read -r id _ path; do
+    [ "$id" = 0 ] && break
+  done </proc/self/cgroup
+  cgroup=$cgroup${path%/.control}
+fi
 if [ -r "$cgroup/memory.peak" ]; then read -r peak <"$cgroup/memory.peak"; fi
 if [ -r "$cgroup/memory.current" ]; then read -r current <"$cgroup/memory.current"; fi
 if [ -r "$cgroup/memory.pressure" ]; then read -r pressure <"$cgroup/memory.pressure"; fi
@@ -29,19 +36,14 @@ if [ -r "$cgroup/memory.events" ]; then
   while read -r key value; do
     case $key in
       oom) oom=$value ;;
-      oom_kill) oom_kill=$value ;;
+      oom_kill)
+        oom_kill=$value
+        break
+        ;;
     esac
   done <"$cgroup/memory.events"
 fi
-if [ -r "$stamp.start" ]; then
-  while IFS='=' read -r key value; do
-    case $key in
-      uptime) start_uptime=$value ;;
-      toplevel) toplevel=$value ;;
-      unit_dir) unit_dir=$value ;;
-    esac
-  done <"$stamp.start"
-fi
+if [ -r "$stamp.start" ]; then IFS='=' read -r _ start_uptime <"$stamp.start"; fi
 
 # The class of the end, as healer/watchdog/classify.py has it; empty where it was clean.
 class=$SERVICE_RESULT
@@ -84,8 +86,7 @@ if [ "${count:-0}" -lt 1000 ]; then
   printf '%s=%s\n' \
     unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
     result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
-    start_uptime "$start_uptime" stop_uptime "$stop_uptime" toplevel "$toplevel" \
-    unit_dir "$unit_dir" \
+    start_uptime "$start_uptime" stop_uptime "$stop_uptime" \
     memory_peak "$peak" memory_current "$current" oom "$oom" oom_kill "$oom_kill" \
     memory_pressure "$pressure" in_a_row "$in_a_row" answer "$answer" delay_ms "$delay_ms" \
     asked "$asked" end 1 >"$stamp.stop"

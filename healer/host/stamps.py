@@ -64,12 +64,12 @@ def read(directory: Path, names: Iterable[str]) -> list[Ended]:
         except OSError:
             continue
         if (ended := parse(text)) is not None:
-            found.append(ended)
+            found.append(with_start(directory, ended))
     return sorted(found, key=lambda ended: ended.stop_uptime_ms or 0)
 
 
 def with_start(directory: Path, ended: Ended) -> Ended:
-    """Add to an end that left no stop stamp what its start stamp says."""
+    """Add to an end what its start stamp says."""
     path = directory / f"{ended.unit}.{ended.invocation}.start"
     try:
         fields = _fields(path.read_text(encoding="utf-8", errors="replace"))
@@ -120,14 +120,13 @@ def parse(text: str) -> Ended | None:
         status=fields["status"],
         start_uptime_ms=_milliseconds(fields["start_uptime"]),
         stop_uptime_ms=_milliseconds(fields["stop_uptime"]),
-        toplevel=fields["toplevel"] or None,
+        toplevel=None,
         memory=_memory(fields),
         source="stamp",
         in_a_row=_integer(fields.get("in_a_row", "")),
         answer=_ANSWERS.get(fields.get("answer", "")),
         delay_ms=_integer(fields.get("delay_ms", "")),
         asked={"0": False, "1": True}.get(fields.get("asked", "")),
-        unit_file=unit_file(fields.get("unit_dir", ""), fields["unit"]),
     )
 
 

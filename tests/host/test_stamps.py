@@ -15,17 +15,21 @@ from healer.host import clock, stamps
 CHECKOUT = Path(__file__).parents[2]
 STABLE_MS = 20_000
 
-STOP = """\
+INVOCATION = "1" * 32
+START = """\
+uptime=1.00
+toplevel=/nix/store/x
+unit_dir={directory}
+"""
+STOP = f"""\
 unit=web.service
-invocation=11111111111111111111111111111111
+invocation={INVOCATION}
 boot=0-1
 result=signal
 code=killed
 status=KILL
 start_uptime=1.00
 stop_uptime=2.05
-toplevel=/nix/store/x
-unit_dir={directory}
 memory_peak=
 memory_current=
 oom_kill=
@@ -34,16 +38,20 @@ end=1
 """
 
 
-def unit_file(directory: Path | str) -> str | None:
-    ended = stamps.parse(STOP.format(directory=directory))
-    assert ended is not None
-    return ended.unit_file
-
-
 def test_the_unit_file_is_followed_into_the_store(tmp_path: Path) -> None:
     of_unit, units = tmp_path / "unit-web.service", tmp_path / "system-units"
-    of_unit.mkdir()
-    units.mkdir()
+    both = tmp_path / "stamps"
+    for directory in (of_unit, units, both):
+        directory.mkdir()
+
+    def unit_file(directory: Path | str) -> str | None:
+        name = f"web.service.{INVOCATION}"
+        (both / f"{name}.start").write_text(START.format(directory=directory))
+        (both / f"{name}.stop").write_text(STOP)
+        (ended,) = stamps.read(both, [f"{name}.stop"])
+        assert (ended.toplevel, ended.runtime_ms) == ("/nix/store/x", 1050)
+        return ended.unit_file
+
     (of_unit / "web.service").touch()
     (units / "web.service").symlink_to(of_unit / "web.service")
     assert unit_file(units) == str(of_unit / "web.service")

@@ -27,8 +27,11 @@ told = None
 if path is not None and os.path.exists(path):
     file = pathlib.Path(path)
     told = {**json.loads(file.read_bytes()), "mode": oct(file.stat().st_mode & 0o777)}
+umask = os.umask(0)
+os.umask(umask)
+given = {"environment": {**os.environ}, "umask": oct(umask)}
 with (state / "told.new").open("w") as new:
-    json.dump({"path": path, "told": told, "pid": os.getpid(), "environment": [*os.environ]}, new)
+    json.dump({"path": path, "told": told, "pid": os.getpid(), **given}, new)
 (state / "told.new").rename(state / "told")
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.sendto(b"STATUS=chewing on \\xc3\\xa4 \\"page\\" 7", os.environ["NOTIFY_SOCKET"])
@@ -68,7 +71,17 @@ def end(machine: LocalMachine, how: str, name: str = "worker") -> Any:
 
 
 def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None:
-    worker = agent("told", breadcrumb="doing", stableSec=3)
+    # The names are those that the script in front of the agent uses itself.
+    own = {
+        name: f"the agent's {name}" for name in ("class", "code", "json", "mask", "start", "time")
+    }
+    worker = agent(
+        "told",
+        breadcrumb="doing",
+        stableSec=3,
+        environment=own,
+        serviceConfig={"UMask": "0037"},
+    )
     machine = container(system=told_system({"worker": worker}))
     first = told(machine)
     assert first["path"] is None
@@ -90,6 +103,10 @@ def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None
 
     third = end(machine, "SIGSEGV")["told"]
     assert (third["status"], third["in_a_row"]) == ("SEGV", 2)
+    for run in (first, second):
+        assert {name: run["environment"].get(name) for name in own} == own
+        assert run["umask"] == "0o37"
+    assert second["environment"].keys() - first["environment"].keys() == {"HEALER_LAST_CRASH"}
 
     # A clean end, and a stop that was asked for, leave nothing to be told.
     assert end(machine, "0")["path"] is None
@@ -102,7 +119,7 @@ def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None
     assert record["breadcrumb"] == CRUMB[:4096]
     assert not any("breadcrumb" in line for line in record["journal"])
     assert record["status_text"] == 'chewing on ä "page" 7'
-    assert record["in_a_row"] == 1
+    assert (record["in_a_row"], record["source"]) == (1, "stamp")
     assert_intact(machine)
 
 

@@ -140,6 +140,7 @@ class Daemon:
             self._actor.cancel()
             for task in running:
                 task.cancel()
+        self._switch_lock.close()
         self._record([Record(clock.now(), "healer.stopped", {"reason": self._leaving})])
 
     # Memory
@@ -348,7 +349,7 @@ class Daemon:
         self._settle()
 
     def _died(self, unit: str, invocation: str) -> None:
-        self._switch_lock.ask()
+        self._switch_lock.expect()
         self._recorder.died(unit, invocation)
 
     def _settle(self) -> None:

@@ -19,8 +19,9 @@ from tests.safeswitch.test_on_machine import promoted
 NEEDY = "while test -e /run/upstream; do sleep 0.2; done; exit 3"
 LEDGER = "/var/lib/healer/ledger"
 
-# Writes down ten hours of an earlier boot in which an agent crashed each minute, and recovered. The
-# clock is the only thing in it that is not healer's own.
+# Writes down more than an hour of an earlier boot in which an agent crashed every three seconds, and
+# recovered: five crashes within a second are not beyond that. The clock is the only thing in it
+# that is not healer's own.
 HISTORY = """\
 import json, sys, time
 from pathlib import Path
@@ -32,12 +33,12 @@ time.clock_gettime_ns = lambda clock: uptime_ms * 1_000_000
 boot = "0123456789abcdef" * 2
 ledger = Ledger.open(Path(sys.argv[1]), origin="", boot=boot)
 ledger.append("healer.started", {"agents": ["worker"]}).result()
-for number in range(600):
+for number in range(1500):
     run = f"{number:032x}"
-    uptime_ms += 57_000
-    times = {"start_uptime_ms": uptime_ms - 55_000, "stop_uptime_ms": uptime_ms}
+    uptime_ms += 2_500
+    times = {"start_uptime_ms": uptime_ms - 2_400, "stop_uptime_ms": uptime_ms}
     ledger.append("agent.crash", {**crash, **times, "boot": boot, "invocation": run}, incident=run)
-    uptime_ms += 3_000
+    uptime_ms += 500
     last = ledger.append("agent.recovered", {**recovered, "invocation": run}, incident=run)
 last.result()
 ledger.close()

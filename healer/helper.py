@@ -20,7 +20,6 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from healer import keeping
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
 from healer.host import clock, closure, known_good, nix, power, stamps, systemctl, transient
@@ -28,7 +27,7 @@ from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
 from healer.safeswitch import booting, requests, rollback
-from healer.watchdog import itself
+from healer.watchdog import itself, keeping
 
 _PINNED_KEY = rollback.PROGRESS_DIR / "ledger.pub"
 _BEGUN_ANEW = (

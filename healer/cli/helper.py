@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.watch_gates:
         return _watch(config.safe_switch.gates)
     if args.release is not None:
-        from healer import keeping
+        from healer.watchdog import keeping
 
         keeping.end_hold(config, args.release, args.hold)
         return 0

@@ -19,8 +19,8 @@ from tests.safeswitch.test_on_machine import promoted
 NEEDY = "while test -e /run/upstream; do sleep 0.2; done; exit 3"
 LEDGER = "/var/lib/healer/ledger"
 
-# Writes down more than an hour of an earlier boot in which an agent crashed every three seconds, and
-# recovered: five crashes within a second are not beyond that. The clock is the only thing in it
+# Writes down more than an hour of an earlier boot in which an agent crashed every three seconds,
+# and recovered: five crashes within a second are not beyond that. The clock is the only thing in it
 # that is not healer's own.
 HISTORY = """\
 import json, sys, time

@@ -52,6 +52,19 @@ def among(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {name[0]: (name["unit"], name["invocation"]) for name in found if name}
 
 
+def still_there(directory: Path, names: Iterable[str]) -> list[str]:
+    """Return those of these stop stamps of which there is something to remove, in order.
+
+    Where systemd killed a whole cgroup at once that is the start stamp alone.
+    """
+    try:
+        there = {*os.listdir(directory)}  # noqa: PTH208 - as above
+    except OSError:
+        return []
+    starts = {name: f"{name.removesuffix('stop')}start" for name in names}
+    return sorted(name for name, start in starts.items() if name in there or start in there)
+
+
 def read(directory: Path, names: Iterable[str]) -> list[Ended]:
     """Return the ends that these stop stamps tell of, oldest first.
 

@@ -62,7 +62,6 @@ class Ends:
         """
         there = stamps.stop_stamps(self.stamps)
         self._handled &= there.keys()
-        self._removable &= there.keys()
         return await self._read(there, units, before_reading)
 
     async def stamped_as(
@@ -124,9 +123,12 @@ class Ends:
 
     def to_remove(self) -> list[str]:
         """Return the stop stamps to remove, if it is worth the effort."""
-        if len(self._removable) < _STAMPS_KEPT:
+        durable = frozenset(self._removable)  # the ledger's thread may add to it
+        if len(durable) < _STAMPS_KEPT:
             return []
-        return sorted(self._removable)[:_STAMPS_AT_ONCE]
+        there = stamps.still_there(self.stamps, durable)
+        self._removable -= durable.difference(there)
+        return there[:_STAMPS_AT_ONCE] if len(there) >= _STAMPS_KEPT else []
 
     async def with_toplevel(self, ended: Ended, current: str | None, since: Instant) -> Ended:
         """Add the toplevel to an end without a start stamp, where that is beyond doubt.

@@ -16,6 +16,8 @@ from healer.events import Changes
 
 # Links of a toplevel whose target says what it is.
 _LINKS = ("kernel", "initrd", "kernel-modules", "systemd", "firmware")
+# Those of them that a running kernel may depend on.
+_BOOTED_LINKS = ("kernel", "initrd", "kernel-modules")
 # Files of a toplevel whose content matters to all agents, with the name that is told.
 _FILES = {
     "kernel-params": "kernel-params",
@@ -46,15 +48,19 @@ def inhibitors(before: str, after: str) -> list[str]:
 def needs_reboot(running: str, booted: str | None, target: str) -> list[str]:
     """Return why ``target`` cannot be switched to live: what it needs a boot for, in words.
 
-    Its switch inhibitors against the running system, and its kernel, initrd and modules against
-    the booted one, as NixOS tells whether to reboot.
+    Its switch inhibitors against the running system. Its kernel, initrd and modules against the
+    booted one, as NixOS tells whether to reboot, unless the running system has all the same ones:
+    it runs without having booted them, and so can the target.
     """
     reasons = [f"switch inhibitor {key}" for key in inhibitors(running, target)]
-    if booted is not None:
-        for name in ("kernel", "initrd", "kernel-modules"):
-            if _link(Path(booted), name) != _link(Path(target), name):
-                reasons.append(f"another {name}")
-    return reasons
+    if booted is None or _for_kernel(running) == _for_kernel(target):
+        return reasons
+    had, wanted = _for_kernel(booted), _for_kernel(target)
+    return reasons + [f"another {name}" for name in wanted if had[name] != wanted[name]]
+
+
+def _for_kernel(toplevel: str) -> dict[str, str | None]:
+    return {name: _link(Path(toplevel), name) for name in _BOOTED_LINKS}
 
 
 def _agent(old: Path, new: Path, unit: str) -> str:

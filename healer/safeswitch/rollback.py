@@ -8,10 +8,11 @@ killed. The steps, each of which may be done again::
     lock -> not superseded -> hooks -> profile -> switch -> verified
                                                -> boot -> (reboot, by policy) -> verified
 
-``boot`` is for what no live switch can do: across a switch inhibitor or another kernel, and where
-switch-to-configuration itself refuses (exit 1) or asks for a boot (exit 100). What was reached is
-kept in a progress file that only root writes; whoever asks again is told the same once more, and
-a power cut or SIGKILL anywhere in between costs nothing but doing a step twice.
+``boot`` is for what no live switch can do: across a switch inhibitor, to a kernel that is neither
+the booted system's nor that of the one that is left, and where switch-to-configuration itself
+refuses (exit 1) or asks for a boot (exit 100). What was reached is kept in a progress file that
+only root writes; whoever asks again is told the same once more, and a power cut or SIGKILL anywhere
+in between costs nothing but doing a step twice.
 """
 
 import fcntl

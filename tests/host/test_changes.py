@@ -114,3 +114,28 @@ def test_a_reboot_is_needed_across_an_inhibitor_or_another_kernel(
         "switch inhibitor dbus",
         "another initrd",
     ]
+
+
+@pytest.mark.parametrize(
+    ("left", "target", "reasons"),
+    [
+        # Switched to live and not booted yet: what runs is as good a start as what was booted.
+        ({"kernel": "2", "initrd": "2"}, {"kernel": "2", "initrd": "2"}, []),
+        ({"kernel": "2", "initrd": "2"}, {}, []),
+        # In all of these links with one of the two, not in each link with either.
+        ({"kernel": "2", "initrd": "2"}, {"kernel": "2"}, ["another kernel"]),
+        ({"kernel": "2"}, {"kernel": "3"}, ["another kernel"]),
+        ({}, {"kernel-modules": "2"}, ["another kernel-modules"]),
+    ],
+)
+def test_no_reboot_is_needed_for_the_kernel_of_what_runs_or_of_what_was_booted(
+    tmp_path: Path, left: dict[str, str], target: dict[str, str], reasons: list[str]
+) -> None:
+    booted = Toplevel(tmp_path / "booted")
+    systems = [Toplevel(tmp_path / name) for name in ("left", "target")]
+    for system, links in zip(systems, (left, target), strict=True):
+        for name, number in links.items():
+            system.link(name, f"{name}-{number}")
+    running, wanted = (str(system.path) for system in systems)
+    assert changes.needs_reboot(running, str(booted.path), wanted) == reasons
+    assert changes.needs_reboot(running, None, wanted) == []

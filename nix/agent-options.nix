@@ -380,7 +380,8 @@ in
       description = ''
         Whether a rollback may take the agent back to an older version by itself. `false` for one
         whose older version cannot read what the newer one has written: healer then says what it
-        would do and why it does not, and leaves the rollback to you.
+        would do and why it does not, and leaves the rollback to you. With one such agent a boot that
+        fails is not gone back from either.
       '';
     };
     snapshot = mkOption {

@@ -1,12 +1,13 @@
-# boot.sh STATE TRIES PROFILE KNOWN-GOOD, as root and early in the boot, before anything that a
-# generation may have broken: count the boots of a system that is not known to be good, and after
-# TRIES in which it did not come up go back to the known-good one. A daemon of this boot that finds
-# every agent up has root remove the count (healer/safeswitch/booting.py). It needs sh, nix-env and
-# systemctl, and no healer.
+# boot.sh BOOTED STATE TRIES PROFILE KNOWN-GOOD [AGENT...], as root and early in the boot, before
+# anything that a generation may have broken: count the boots of a system that is not known to be
+# good, and after TRIES in which it did not come up go back to the known-good one, unless there is
+# an AGENT that is not safe to roll back. A daemon of this boot that finds every agent up has root
+# remove the count (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
 set -u
-state=$1 tries=$2 profile=$3 known_good=$4
+booted=$(cd -P "$1" && pwd) || exit 0
+state=$2 tries=$3 profile=$4 known_good=$5
+shift 5
 
-booted=$(cd -P /run/booted-system && pwd) || exit 0
 good=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
 for system in "$good" "$good"/specialisation/*; do
   if [ "$(cd -P "$system" 2>/dev/null && pwd)" = "$booted" ]; then
@@ -31,6 +32,11 @@ mkdir -p "$state"
 echo "$booted $count $boot" >"$state/.boots.new" && sync && mv "$state/.boots.new" "$state/boots"
 sync
 if [ "$count" -le "$tries" ]; then exit 0; fi
+if [ $# -gt 0 ]; then
+  echo "healer: $booted did not come up in $tries boots; not going back:" \
+    "rollbackSafe is false for $*" >&2
+  exit 0
+fi
 
 echo "healer: $booted did not come up in $tries boots; going back to $good" >&2
 # Written down first, so that a power cut leaves no system that changed and nobody knows why. healer

@@ -7,6 +7,7 @@
   configFile,
 }:
 let
+  inherit (builtins) attrNames concatStringsSep filter;
   defaults = import ./defaults.nix;
   inherit (import ./restart.nix) duration;
 
@@ -120,9 +121,18 @@ let
     serviceConfig = {
       Type = "oneshot";
       RemainAfterExit = true;
-      ExecStart =
-        "${shell} ${bootScript} ${defaults.helperDir} ${toString cfg.safeSwitch.bootTries} "
-        + "${cfg.safeSwitch.profile} ${defaults.knownGood}";
+      ExecStart = concatStringsSep " " (
+        [
+          shell
+          bootScript
+          "/run/booted-system"
+          defaults.helperDir
+          (toString cfg.safeSwitch.bootTries)
+          cfg.safeSwitch.profile
+          defaults.knownGood
+        ]
+        ++ filter (name: !cfg.agents.${name}.rollbackSafe) (attrNames cfg.agents)
+      );
       TimeoutStartSec = duration cfg.safeSwitch.timeoutSec;
     };
   };

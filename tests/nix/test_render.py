@@ -476,6 +476,14 @@ def test_boots_are_counted_where_they_are_to_be_judged() -> None:
         assert "healer-boot" not in render(declared)["services"]
 
 
+def test_who_is_not_safe_to_roll_back_is_told_to_the_boot() -> None:
+    declared = render(
+        '{ agents = { a.command = [ "/a" ]; b = { command = [ "/b" ]; rollbackSafe = false; }; }; }'
+    )
+    command = declared["services"]["healer-boot"]["serviceConfig"]["ExecStart"]
+    assert command.endswith("/healer-known-good b")
+
+
 def test_exponential_begins_with_a_delay_that_can_grow() -> None:
     rendered = render('{ agents.a = { command = "/a"; restart.policy = "exponential"; }; }')
     assert rendered["services"]["a"]["serviceConfig"]["RestartSec"] == "100ms"

@@ -215,8 +215,9 @@ class Actor:
             "steps": done.steps,
         }
         outcome = Record(clock.now(), "action.outcome", data, intent.incident)
-        self._record(self._decisions.on_outcome(outcome, intent))
-        return Answer(done.ok, done.detail)
+        told = self._decisions.on_outcome(outcome, intent)
+        self._record(told)
+        return Answer(done.ok, told[0].data["detail"])
 
     def _spawn(self, job: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(job)

@@ -230,12 +230,13 @@ class Decisions:
         return records
 
     def on_outcome(self, outcome: Record, intent: Record) -> list[Record]:
-        """Answer the outcome of an action that was intended."""
+        """Answer the outcome of an action, once it was looked at which system runs after it."""
         if intent.data["action"] == "kill":
             # A kill that failed is intended again after as many failures as the first took.
             for key in [key for key in self.streaks if key[0] == intent.data["agent"]]:
                 del self.streaks[key]
-        return self._apply([outcome, *verdicts.follows(outcome, intent)])
+        told = verdicts.as_it_runs(outcome, self.deployment.current)
+        return self._apply([told, *verdicts.follows(told, intent)])
 
     def _apply(self, records: Iterable[Record]) -> list[Record]:
         made = list(records)

@@ -325,6 +325,8 @@ def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
     asked = intent.data.get("asked_by") is not None
     if not data["ok"] or asked or (agent is None and gate is None):
         return state
+    if intent.data["target"] != state.current:
+        return state  # superseded before anything could be seen of its effect
     observation = Observation(
         source=intent.data["from"],
         target=intent.data["target"],

@@ -12,7 +12,7 @@ hold, whatever the history:
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from healer.config import Agent, SafeSwitch
 from healer.events import Instant, Systems
@@ -64,11 +64,8 @@ def decide(
     """Decide whether to roll back, to promote, to end an observation, or to go on waiting."""
     if not config.enable or state.pending is not None or facts.systems.current != state.current:
         return
-    observation = state.observation
-    if observation is not None:
-        # From a system that still runs, the way back is by a reboot that is to come.
-        if observation.target == state.current:
-            yield from _observe(state, config, agents, facts, observation, now)
+    if state.observation is not None:
+        yield from _observe(state, config, agents, facts, state.observation, now)
     elif state.on_probation:
         if facts.environment is not None and state.trouble != (trouble := (*facts.environment,)):
             # What was evidence until now may be none any more: judge at the next look.
@@ -98,6 +95,19 @@ def redeployed(activated: Record, config: SafeSwitch) -> Iterator[Record]:
         "safeswitch.verdict",
         _verdict("inconclusive", activated.data["toplevel"], reason, None),
     )
+
+
+def as_it_runs(outcome: Record, running: str | None) -> Record:
+    """Return the outcome of an action as of now: what was done may be superseded since.
+
+    Root tells what ran when it was done. Before healer hears of it, which may have been down,
+    somebody may deploy another system.
+    """
+    data = outcome.data
+    if data.get("running") in {None, running}:
+        return outcome
+    detail = f"{data['detail']}; superseded since: {running} runs now"
+    return replace(outcome, data={**data, "running": running, "detail": detail})
 
 
 def follows(outcome: Record, intent: Record) -> Iterator[Record]:

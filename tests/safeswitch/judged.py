@@ -28,6 +28,8 @@ class Judged:
     switching: bool = False
     trouble: list[str] = field(default_factory=list)
     ledger: list[Record] = field(default_factory=list)
+    # What root's helper has done of the open rollback and will say again: what ran afterwards.
+    done: str | None = None
 
     def __post_init__(self) -> None:
         agent = {
@@ -153,18 +155,35 @@ class Judged:
         return intents[done] if len(intents) > done else None
 
     def comes_of_it(self, ok: bool = True) -> None:
-        """Carry out the open intent, or fail to."""
+        """Carry out the open intent, or fail to; what root has done already is told again."""
         intent = self.open_intent()
         assert intent is not None
-        if ok and intent.data["action"] == "rollback":
+        done = self.done
+        if done is None and ok and intent.data["action"] == "rollback":
             self.current = intent.data["target"]
             self.keep(self.decisions.on_systems(self.systems(), self.now()))
             for name in self.agents:
                 self.stop(name)
                 self.start(name)
-        data = {"intent": 0, "action": intent.data["action"], "ok": ok}
-        outcome = Record(self.now(), "action.outcome", data, intent.incident)
+        self.keep(self.decisions.on_systems(self.systems(), self.now()))
+        ran, self.done = done or self.current, None
+        ok = ok or done is not None
+        data = {"intent": 0, "action": intent.data["action"], "ok": ok, "running": ran}
+        outcome = Record(self.now(), "action.outcome", {**data, "detail": "x"}, intent.incident)
         self.keep(self.decisions.on_outcome(outcome, intent))
+        self.look()
+
+    def while_healer_is_down(self, deployed: str | None = None) -> None:
+        """Have root's helper go back, and perhaps somebody deploy, before healer comes back."""
+        intent = self.open_intent()
+        assert intent is not None
+        self.done = intent.data["target"]
+        self.current = deployed or self.done
+        self.restart_healer()
+        self.keep(self.decisions.on_systems(self.systems(), self.now()))
+        for name in self.agents:
+            self.stop(name)
+            self.start(name)
         self.look()
 
     def ask(self, action: str, **data: Any) -> None:

@@ -107,6 +107,16 @@ class DeploymentHistories(RuleBasedStateMachine):
         if self.host.current == intent.data["from"]:
             self.host.deploy(intent.data["target"], *NAMES)
 
+    @precondition(lambda self: self.host.rolls_back() and self.host.done is None)
+    @rule(since=st.sampled_from([None, *TOPLEVELS]))
+    def a_rollback_is_done_and_perhaps_superseded_before_healer_looks(
+        self, since: str | None
+    ) -> None:
+        intent = self.host.open_intent()
+        assert intent is not None
+        if self.host.current == intent.data["from"]:
+            self.host.while_healer_is_down(since)
+
     @precondition(lambda self: self.host.open_intent() is not None)
     @rule(works=st.booleans())
     def an_action_ends(self, works: bool) -> None:
@@ -130,6 +140,20 @@ class DeploymentHistories(RuleBasedStateMachine):
     @invariant()
     def what_healer_believes_to_run_runs(self) -> None:
         assert self.host.decisions.deployment.current == self.host.current
+
+    @invariant()
+    def an_outcome_says_what_runs(self) -> None:
+        running = None
+        for record in self.host.ledger:
+            if record.type == "deployment.activated":
+                running = record.data["toplevel"]
+            elif record.type == "action.outcome":
+                assert record.data["running"] == running
+
+    @invariant()
+    def what_is_observed_runs(self) -> None:
+        observation = self.host.decisions.deployment.observation
+        assert observation is None or observation.target == self.host.current
 
     @invariant()
     def rollbacks_keep_to_their_bounds(self) -> None:

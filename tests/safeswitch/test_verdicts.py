@@ -70,6 +70,21 @@ def test_an_agent_that_the_known_good_does_not_have_needs_no_recovery() -> None:
     assert host.of("deployment.recovered")
 
 
+def test_a_rollback_that_was_superseded_before_its_outcome_is_told_so() -> None:
+    host = bad(lived())
+    host.while_healer_is_down(OTHER)
+    host.comes_of_it()
+    outcome = host.of("action.outcome")[-1].data
+    assert (outcome["ok"], outcome["running"]) == (True, OTHER)
+    assert outcome["detail"].endswith(f"superseded since: {OTHER} runs now")
+    assert host.of("deployment.condemned")[-1].data["toplevel"] == BAD
+    # And that other one is judged like any other.
+    host.after(400)
+    assert host.open_intent() is not None
+    host.comes_of_it()
+    assert host.of("deployment.known-good")[-1].data["toplevel"] == OTHER
+
+
 def test_one_rollback_for_a_deployment_and_then_it_is_told() -> None:
     host = bad(lived())
     host.comes_of_it(ok=False)

@@ -252,7 +252,22 @@ class Decisions:
             may_reboot=limits.reboot and rebooted < limits.max_reboots_per_day,
             deploying=self.deployment.rolling_back or self.trial is not None,
             switching=systems.switching,
+            minding=(*self._minding(),),
         )
+
+    def _minding(self) -> Iterator[str]:
+        """Name the agents that a boot of the known-good would take back, and that mind.
+
+        A reboot is no rollback: it runs no hooks, and a deployment that needs some, or that cannot
+        be undone, stays as it is.
+        """
+        state = self.deployment
+        if state.current == state.known_good:
+            return
+        for name, declared in sorted(self.config.agents.items()):
+            hooks = declared.snapshot is not None or declared.before_rollback is not None
+            if (hooks or not declared.rollback_safe) and state.change_of(name) != "same":
+                yield name
 
     def _is_in(self, units: Collection[str], name: str) -> bool:
         agent = self.config.agents.get(name)

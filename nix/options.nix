@@ -102,7 +102,8 @@ in
         default = defaults.escalation.reboot;
         description = ''
           Whether healer may reboot the host into the last known-good system when an agent has
-          been through all its quarantines and still crashes. Every agent goes down with it.
+          been through all its quarantines and still crashes. Every agent goes down with it. Where
+          another system runs, it is not done under an agent with `rollbackSafe = false` or hooks.
         '';
       };
       maxRebootsPerDay = mkOption {

@@ -3,8 +3,8 @@
 systemd restarts the agent and backs off; SafeSwitch comes first and rolls back a deployment that is
 to blame. What is left is answered here, least impact first: *quarantine* (the agent is held back
 for a time and begins anew), after a number of these a *reboot* into the known-good system where the
-owner allows it, and then the agent is *given up*: it stays down until a person releases it. What
-must hold, whatever the history:
+owner allows it and no agent minds, and then the agent is *given up*: it stays down until a person
+releases it. What must hold, whatever the history:
 
 - a spent budget is answered by one step at most, and not while another step is under way; so is a
   crash whose rule says ``escalate``. Crashes from before a step that are learnt of behind it are
@@ -115,12 +115,16 @@ class Ladder(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a step depends on beside the agent; ``deploying`` is a rollback, or a trial."""
+    """What a step depends on beside the agent; ``deploying`` is a rollback, or a trial.
+
+    ``minding`` names the agents under which the known-good system must not come back by a reboot.
+    """
 
     known_good: str | None
     may_reboot: bool
     deploying: bool
     switching: bool
+    minding: tuple[str, ...] = ()
 
 
 def is_answered(ladder: Ladder, crash: Record) -> bool:
@@ -220,10 +224,15 @@ def _step(
             "ttl_sec": math.ceil(limits.quarantine_sec),
             "reason": f"{spent.reason}: quarantine {done + 1} of {limits.max_quarantines}",
         }
-    elif host.may_reboot and host.known_good is not None and not ladder.rebooted:
+        return Record(now, "action.intent", intent, incident)
+    may_reboot = host.may_reboot and host.known_good is not None and not ladder.rebooted
+    if may_reboot and not host.minding:
         intent |= {"action": "reboot", "target": host.known_good, "reason": after}
     else:
         more = " and a reboot" if ladder.rebooted else ""
+        if may_reboot:
+            names = ", ".join(host.minding)
+            more = f"; a reboot into the known-good would undo the deployment under {names}"
         intent |= {"action": "give-up", "reason": after + more}
     return Record(now, "action.intent", intent, incident)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from healer.events import Instant
@@ -114,6 +115,52 @@ def test_a_reboot_where_it_is_allowed_and_once() -> None:
     world.crash_loop()
     assert world.actions()[-1] == "give-up"
     assert "and a reboot" in world.ledger[world.open_intents()[0]].data["reason"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "undone", "step"),
+    [
+        ({"rollback_safe": False}, "all", "give-up"),
+        ({"rollback_safe": False}, "all but it", "reboot"),
+        ({"rollback_safe": False}, "nothing", "reboot"),
+        ({"before_rollback": ("/bin/true",)}, "all", "give-up"),
+        ({"snapshot": ("/bin/true",)}, "all", "give-up"),
+        ({"snapshot": ("/bin/true",)}, "nothing", "reboot"),
+        ({}, "all", "reboot"),
+    ],
+)
+def test_the_reboot_undoes_no_deployment_under_an_agent_that_minds(
+    declared: dict[str, Any], undone: str, step: str
+) -> None:
+    """It is not the one who crashes that has to say so: all agents come under the other system."""
+    allowed = config()
+    other = msgspec.structs.replace(allowed.agents["web"], unit="db.service", **declared)
+    world = World(msgspec.structs.replace(allowed, agents={**allowed.agents, "db": other}))
+    good, new = "/nix/store/good-nixos", "/nix/store/new-nixos"
+    how = {"web": "changed", "db": "same" if undone == "all but it" else "changed"}
+    data = {"toplevel": good, "previous": "", "kind": "switch", "generation": 1, "changes": None}
+    records = [
+        Record(world.now(), "deployment.activated", data),
+        Record(world.now(), "deployment.known-good", {"toplevel": good}),
+    ]
+    if undone != "nothing":
+        changes = {"agents": how, "shared": []}
+        data = {**data, "toplevel": new, "previous": good, "changes": changes}
+        records.append(Record(world.now(), "deployment.activated", data))
+    for record in records:
+        world.decisions.replay(record)
+    world.note(records)
+    world.toplevel = records[-1].data["toplevel"]
+    for _ in range(MOST):
+        world.crash_loop()
+        world.obey()
+        world.pass_time(QUARANTINE_SEC * 1000)
+        world.look()
+    world.crash_loop()
+    (seq,) = world.open_intents()
+    assert world.ledger[seq].data["action"] == step
+    if step == "give-up":
+        assert "would undo the deployment under db" in world.ledger[seq].data["reason"]
 
 
 def test_no_second_reboot_within_a_day_by_whatever_clock() -> None:

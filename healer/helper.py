@@ -53,7 +53,7 @@ class RemoveStamps(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=
 
 
 class TellUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """The request to begin the count of boots anew, because every agent is up.
+    """The request to begin the count of boots anew, and note the system, as every agent is up.
 
     It needs no intent: the daemon decides by itself what is up.
     """
@@ -132,7 +132,7 @@ def _answer(config: Config, line: bytes) -> Reply:
             raise RefusedError(str(error)) from error
         return Reply(True, f"removed {removed} stamps")
     if isinstance(request, TellUp):
-        booting.forget()
+        booting.note_up(nix.systems(Path(config.safe_switch.profile)))
         return Reply(True, "the host is up")
     if isinstance(request, TellStable):
         return Reply(*keeping.reset(itself.UNIT))

@@ -1,20 +1,46 @@
 # boot.sh BOOTED STATE TRIES PROFILE KNOWN-GOOD [AGENT...], as root and early in the boot, before
 # anything that a generation may have broken: count the boots of a system that is not known to be
-# good, and after TRIES in which it did not come up go back to the known-good one, unless there is
-# an AGENT that is not safe to roll back. A daemon of this boot that finds every agent up has root
-# remove the count (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
+# good, or is so of a live switch only and has come up in no boot yet. After TRIES in which it did not
+# come up go back to a known-good one, unless there is an AGENT that is not safe to roll back. A
+# daemon of this boot that finds every agent up has root remove the count, and write down what has
+# come up (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
 set -u
 booted=$(cd -P "$1" && pwd) || exit 0
 state=$2 tries=$3 profile=$4 known_good=$5
 shift 5
 
-good=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
-for system in "$good" "$good"/specialisation/*; do
-  if [ "$(cd -P "$system" 2>/dev/null && pwd)" = "$booted" ]; then
+# Whether a system has come up in a boot, as far as that was written down.
+came_up() {
+  if ! [ -r "$state/came-up" ]; then return 1; fi
+  while read -r line; do
+    if [ "$line" = "$1" ]; then return 0; fi
+  done <"$state/came-up"
+  return 1
+}
+
+# Where it would go back to is the newest one that has come up, or else the newest: nothing may have
+# been written down yet. From one that is known-good itself it goes to what has come up only, and
+# not where it has come up as well.
+newest=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
+known='' good='' generation=0
+for link in "$known_good"-*-link; do
+  base=$(cd -P "$link" 2>/dev/null && pwd) || continue
+  for system in "$base" "$base"/specialisation/*; do
+    if [ "$(cd -P "$system" 2>/dev/null && pwd)" = "$booted" ]; then known=1; fi
+  done
+  number=${link#"$known_good"-}
+  number=${number%-link}
+  if [ "$number" -gt "$generation" ] && came_up "$base"; then
+    good=$base generation=$number
+  fi
+done
+if [ -n "$known" ]; then
+  if [ -z "$good" ] || came_up "$booted"; then
     rm -f "$state/boots"
     exit 0
   fi
-done
+fi
+good=${good:-$newest}
 
 # One line: the system, how often it was booted, and the last of these boots.
 read -r boot </proc/sys/kernel/random/boot_id
@@ -40,7 +66,7 @@ fi
 
 echo "healer: $booted did not come up in $tries boots; going back to $good" >&2
 # Written down first, so that a power cut leaves no system that changed and nobody knows why. healer
-# believes it in a boot of the known-good one only.
+# believes it in a boot of where it went back to only.
 echo "$booted $good $tries $boot" >"$state/.boot-rollback.new" &&
   mv "$state/.boot-rollback.new" "$state/boot-rollback"
 sync

@@ -237,10 +237,11 @@ in
         type = types.nullOr (types.ints.between 1 100);
         default = defaults.safeSwitch.bootTries;
         description = ''
-          How many boots a system that is not known to be good has to come up in, with every agent
-          running and ready. After so many that failed, the next one goes back to the known-good
-          system, before anything else is started, by a reboot. `null`: never. What fails before
-          that (boot loader, kernel, initrd) takes the boot counting of the boot loader.
+          How many boots a system has to come up in, with every agent running and ready, that is not
+          known to be good, or is so but has never come up in a boot. After so many that failed, the
+          next one goes back to a known-good system, before anything else is started, by a reboot.
+          `null`: never. What fails before that (boot loader, kernel, initrd) takes the boot counting
+          of the boot loader.
         '';
       };
     };

@@ -1,17 +1,22 @@
-"""What root keeps of the boots of a system that is not known to be good (nix/boot.sh).
+"""What root keeps of boots, for the way back early in one that does not come up (nix/boot.sh).
 
-The count lies in a file of root's and is removed when every agent is up; what a boot was rolled
-back from is left in another, for the ledger.
+The boots of a system that is not known to be good, or has come up in none yet, are counted in a
+file of root's. That is removed when every agent is up, and the system is noted in another: what is
+known to be good of a live switch only may still fail in a boot. What a boot was rolled back from is
+left in a third, for the ledger.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from healer.events import Instant
+from healer.events import Instant, Systems
+from healer.files import write_atomically
+from healer.host import known_good
 from healer.records import Record
 from healer.safeswitch.rollback import PROGRESS_DIR
 
 COUNT = PROGRESS_DIR / "boots"
+CAME_UP = PROGRESS_DIR / "came-up"
 ROLLED_BACK = PROGRESS_DIR / "boot-rollback"
 
 
@@ -35,9 +40,20 @@ class BootRollback:
         )
 
 
-def forget() -> None:
-    """Begin the count anew: the system that runs has come up. Needs root."""
+def note_up(systems: Systems) -> None:
+    """Begin the count anew, and note that the booted system comes up in a boot. Needs root.
+
+    Not where another one runs by now: then it is that one that has come up, and not by a boot. What
+    is no longer among the known-good systems is dropped.
+    """
     COUNT.unlink(missing_ok=True)
+    booted = systems.booted
+    if booted is None or booted != systems.current:
+        return
+    before = CAME_UP.read_text("utf-8", "replace").split() if CAME_UP.exists() else []
+    kept = [system for system in before if system != booted and known_good.holds(system)]
+    CAME_UP.parent.mkdir(mode=0o755, exist_ok=True)
+    write_atomically(CAME_UP, "".join(f"{system}\n" for system in [*kept, booted]).encode(), 0o644)
 
 
 def rolled_back(booted: str | None, path: Path = ROLLED_BACK) -> BootRollback | None:

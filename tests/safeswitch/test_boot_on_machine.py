@@ -9,6 +9,7 @@ from tests.machine.local import PROFILE, LocalMachine, SystemSpec
 from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
 
 COUNT = "/var/lib/healer-helper/boots"
+CAME_UP = "/var/lib/healer-helper/came-up"
 # In front of the real one on the PATH.
 CUTTER = "/usr/local/sbin/nix-env"
 GOOD = system({"worker": agent()}, label="good")
@@ -81,6 +82,27 @@ def assert_went_back(machine: LocalMachine, bad: str, good: str) -> None:
     assert "did not come up in 1 boots" in condemned["data"]["reason"]
     machine.fail(f"test -e {COUNT}")
     assert_intact(machine)
+
+
+def test_a_system_that_was_good_until_it_was_booted_is_gone_back_from(container: Boot) -> None:
+    machine = container(system=GOOD)
+    good = promoted(machine)
+    booted_into(machine, good)
+    machine.wait_until_succeeds(f"grep -x {good} {CAME_UP}", timeout=120)
+    late = "if test -e /run/booted-system/etc/late; then exit 3; fi; exec sleep infinity"
+    slowly = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
+    worker = agent(command=["/bin/sh", "-c", late], restart=slowly)
+    hasty = {"safeSwitch": {"probationSec": 4, "bootTries": 1}}
+    bad = machine.deploy(
+        system({"worker": worker}, label="bad", healer=hasty, etc={"late": "is it booted?"})
+    )
+    promoted(machine)
+    booted_into(machine, bad)
+    assert machine.succeed(f"cat {COUNT}").startswith(f"{bad} 1 ")
+
+    machine.reboot()
+    assert_went_back(machine, bad, good)
+    assert machine.succeed(f"cat {CAME_UP}").split() == [good]
 
 
 def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: Boot) -> None:

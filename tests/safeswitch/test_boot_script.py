@@ -5,10 +5,17 @@ What it calls when it goes back (nix-env, switch-to-configuration, systemctl) on
 
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from healer.events import Systems
+from healer.host import known_good
+from healer.safeswitch import booting
 
 SCRIPT = Path(__file__).parents[2] / "nix" / "boot.sh"
 
@@ -20,6 +27,7 @@ class Host:
     path: Path
     tries: int = 2
     unsafe: tuple[str, ...] = ()
+    booted: str = ""
     systems: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,10 +66,12 @@ class Host:
             self.known_good.symlink_to(link.name)
 
     def boot(self, name: str, times: int = 1) -> tuple[str, str]:
-        """Boot a system so often; return what the last boot called, and what it said."""
+        """Boot a system so often; return what these boots called, and what they said."""
+        self.calls.write_text("")
+        said = ""
         for _ in range(times):
             self._end_the_boot()
-            self.calls.write_text("")
+            self.booted = name
             booted = self.system(name)
             arguments = (booted, self.state, str(self.tries), self.profile, self.known_good)
             done = subprocess.run(
@@ -71,7 +81,22 @@ class Host:
                 text=True,
                 check=True,
             )
-        return self.calls.read_text().replace(f"{self.path}/store/", ""), done.stderr
+            said += done.stderr
+        return self.calls.read_text().replace(f"{self.path}/store/", ""), said
+
+    def comes_up(self, running: str | None = None) -> None:
+        """Have root told that every agent is up under what was booted, or was switched to since."""
+        booted = str(self.system(self.booted))
+        current = booted if running is None else str(self.system(running))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(booting, "COUNT", self.state / "boots")
+            patched.setattr(booting, "CAME_UP", self.state / "came-up")
+            patched.setattr(known_good, "PROFILE", self.known_good)
+            booting.note_up(Systems(current, booted, current, 1, switching=False))
+
+    def came_up(self) -> list[str]:
+        file = self.state / "came-up"
+        return [Path(line).name for line in file.read_text().split()] if file.exists() else []
 
     def count(self) -> int | None:
         file = self.state / "boots"
@@ -126,3 +151,108 @@ def test_nothing_is_counted_for_the_known_good_or_without_one(host: Host) -> Non
     for name in ("good", "good+special"):
         assert host.boot(name, times=4) == ("", "")
         assert host.count() is None
+
+
+def test_what_became_known_good_without_a_boot_has_to_come_up_in_one(host: Host) -> None:
+    host.promote("old", "good")
+    host.boot("good")
+    host.comes_up()
+    host.promote("new", "newer")
+    assert host.boot("newer", times=2) == ("", "")
+    assert host.count() == 2
+    calls, said = host.boot("newer")
+    # Not to `new`, which has come up in no boot either.
+    assert calls == went_back("good")
+    assert "did not come up in 2 boots; going back" in said
+    source, target, *_ = (host.state / "boot-rollback").read_text().split()
+    assert (source, target) == (str(host.system("newer")), str(host.system("good")))
+    # There it ends, although newer ones are in the profile.
+    assert host.boot("good", times=4) == ("", "")
+    assert host.count() is None
+    # Nor is that where another one goes back to.
+    assert host.boot("bad", times=3)[0] == went_back("good")
+
+
+def test_a_known_good_system_that_comes_up_is_left_alone_from_then_on(host: Host) -> None:
+    host.promote("old")
+    host.boot("old")
+    host.comes_up()
+    host.promote("good")
+    host.boot("good")
+    host.comes_up()
+    assert (host.came_up(), host.count()) == (["old", "good"], None)
+    assert host.boot("good", times=4) == ("", "")
+    # A specialisation is a system of its own.
+    assert host.boot("good+special", times=3)[0] == went_back("good")
+
+
+def test_without_anything_that_has_come_up_all_is_as_if_that_did_not_matter(host: Host) -> None:
+    host.promote("old", "good")
+    assert host.boot("good", times=4) == ("", "")
+    assert host.count() is None
+    # What came up is not known-good, or is no more.
+    host.boot("other")
+    host.comes_up()
+    assert host.boot("good", times=4) == ("", "")
+    assert host.boot("bad", times=3)[0] == went_back("good")
+
+
+def test_only_what_was_booted_is_noted_and_what_is_not_kept_is_dropped(host: Host) -> None:
+    host.promote("good")
+    for name in ("good", "other", "bad"):
+        host.boot(name)
+        host.comes_up()
+    assert host.came_up() == ["good", "bad"]
+    host.boot("other")
+    host.comes_up(running="good")
+    assert host.came_up() == ["good", "bad"]
+    assert host.count() is None
+    (host.path / "healer-known-good-1-link").unlink()
+    host.comes_up()
+    assert host.came_up() == ["other"]
+
+
+def test_the_tenth_generation_is_newer_than_the_ninth(host: Host) -> None:
+    names = [f"good{number}" for number in range(1, 11)]
+    host.promote(*names)
+    for name in names[8:]:
+        host.boot(name)
+        host.comes_up()
+    assert host.boot("bad", times=3)[0] == went_back("good10")
+
+
+def test_a_list_that_cannot_be_right_keeps_nothing_from_booting(host: Host) -> None:
+    host.promote("old", "good")
+    (host.state / "came-up").parent.mkdir()
+    (host.state / "came-up").write_text("\n\\ *\n/nix/sto")
+    assert host.boot("good", times=4) == ("", "")
+    assert host.boot("bad", times=3)[0] == went_back("good")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["fails", "comes up", "is promoted"]), st.sampled_from("ab")),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_it_never_goes_where_nothing_is_known_to_be_good(steps: list[tuple[str, str]]) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        host = Host(Path(path), tries=1)
+        promoted: list[str] = []
+        for step, name in steps:
+            if step == "is promoted":
+                host.promote(name)
+                promoted.append(name)
+            elif step == "comes up":
+                host.boot(name)
+                host.comes_up()
+            else:
+                proven = {*promoted} & {*host.came_up()}
+                went = host.boot(name, times=2)[0].split()[1:2]
+                if name in proven or (name in promoted and not proven) or not promoted:
+                    assert not went
+                else:
+                    assert went[0] in (proven or {promoted[-1]})
+                    assert went[0] != name

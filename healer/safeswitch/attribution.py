@@ -171,6 +171,8 @@ def _rate(state: DeploymentState, agent: Agent, name: str) -> tuple[str, bool]:
 
 def _change(state: DeploymentState, name: str) -> str:
     shared = f"; changed for all: {', '.join(sorted(state.shared))}" if state.shared else ""
+    if state.unbooted:
+        shared += f"; changed for all, but not booted yet: {', '.join(sorted(state.unbooted))}"
     own = {
         "changed": "its unit was changed since the known-good",
         "added": "its unit is new since the known-good",

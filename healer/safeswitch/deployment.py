@@ -22,6 +22,8 @@ _LED_MS = 30_000
 _TOGETHER_MS = 60_000
 # Crashes that came at random would hardly leave a gap of so many of their intervals.
 _QUIET = 5
+# What a switch installs and only a boot makes run; healer/host/changes.py names them so.
+_BOOTED = frozenset({"kernel", "initrd", "kernel-modules", "kernel-params"})
 # sysexits.h(3head): EX_TEMPFAIL, try again later.
 _TEMPORARY = "75"
 
@@ -75,17 +77,20 @@ def on_systems(
 
 def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     toplevel = record.data["toplevel"]
+    new_boot = state.since is None or state.since.boot != record.at.boot
+    booted = new_boot and record.data.get("booted") in {None, toplevel}
     # What was found of the gates is of another time: each has to pass again.
     state = replace(state, since=record.at, waiting_for=None, passed=frozenset(), failing={})
     if toplevel == state.current:
         # A new boot of the same deployment: what it served stays, and so does the answer it got.
-        return state
+        return _booted(state) if booted else state
     from_good = not state.on_probation
     # What a deployment was convicted of is over with it.
     convicted = state.answered or record.data.get("kind") == "rollback"
     unwell = {} if convicted else state.unwell
     unwell_before = {} if from_good or convicted else state.unwell_before
     state = _changed(state, record, afresh=from_good or toplevel == state.known_good)
+    state = _booted(state) if booted else state
     observation = state.observation
     if observation is not None and observation.target != toplevel:
         observation = None
@@ -120,14 +125,27 @@ def _changed(state: DeploymentState, record: Record, *, afresh: bool) -> Deploym
     """Add up what changed since the known-good: it is all undone by going back to that."""
     changes = record.data.get("changes")
     if afresh:
-        state = replace(state, changes={}, shared=frozenset(), changes_known=True)
+        state = replace(
+            state, changes={}, shared=frozenset(), unbooted=frozenset(), changes_known=True
+        )
     if not changes:
         return replace(state, changes_known=False)
     agents: dict[str, str] = {**state.changes}
     for name, change in changes["agents"].items():
         if agents.get(name) not in {"changed", "added"}:
             agents[name] = change
-    return replace(state, changes=agents, shared=state.shared | frozenset(changes["shared"]))
+    shared = frozenset(changes["shared"])
+    return replace(
+        state,
+        changes=agents,
+        shared=state.shared | (shared - _BOOTED),
+        unbooted=state.unbooted | (shared & _BOOTED),
+    )
+
+
+def _booted(state: DeploymentState) -> DeploymentState:
+    """Count among what all share what runs only now that its system was booted."""
+    return replace(state, shared=state.shared | state.unbooted, unbooted=frozenset())
 
 
 def _known_good(state: DeploymentState, record: Record) -> DeploymentState:

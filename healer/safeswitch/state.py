@@ -75,8 +75,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
 
     ``since`` is when ``current`` became active, or when the boot after that began. ``known_goods``
     holds all known-good toplevels, the newest last. ``changes`` says of each agent whether its unit
-    is changed, same or added since the known-good, ``shared`` which inputs of all changed;
-    ``changes_known`` is false where a deployment's record did not say. ``crashes`` and ``looped``
+    is changed, same or added since the known-good, ``shared`` which inputs of all changed, and
+    ``unbooted`` which more will have once they are booted; ``changes_known`` is false where a
+    deployment's record did not say. ``crashes`` and ``looped``
     are of runs that were started under the current deployment, ``carried`` is each agent's crash of
     a run that was started before, but for those that the switch itself may have brought about.
     ``suspect_ms`` is when an agent last crashed that may be the deployment's doing (``served_ms``).
@@ -103,6 +104,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     condemned: frozenset[str] = frozenset()
     changes: Mapping[str, str] = {}
     shared: frozenset[str] = frozenset()
+    unbooted: frozenset[str] = frozenset()
     changes_known: bool = True
     crashes: Mapping[str, tuple[Crash, ...]] = {}
     carried: Mapping[str, Crash] = {}

@@ -25,6 +25,7 @@ class Judged:
     boot: int = 1
     sec: float = 0
     current: str = GOOD
+    booted: str = GOOD
     switching: bool = False
     trouble: list[str] = field(default_factory=list)
     ledger: list[Record] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Judged:
         self.ledger.extend(records)
 
     def systems(self) -> Systems:
-        return Systems(self.current, self.current, self.current, 1, self.switching)
+        return Systems(self.current, self.booted, self.current, 1, self.switching)
 
     def start(self, name: str) -> None:
         self.runs += 1
@@ -199,6 +200,7 @@ class Judged:
     def reboot(self, after_sec: float = 20) -> None:
         self.boot += 1
         self.sec = after_sec
+        self.booted = self.current
         for name in self.agents:
             self.start(name)
         self.restart_healer()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from healer.records import Record
 from healer.safeswitch.baseline import BLAMED, SUSPICIOUS, Baseline, threshold
 from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, lived
 
@@ -64,6 +65,66 @@ def test_a_shared_input_can_break_an_agent_that_was_not_changed() -> None:
     host.crash("db", times=3)
     assert host.rolls_back()
     assert "changed for all: systemd" in host.of("safeswitch.verdict")[-1].data["evidence"][1]
+
+
+BOOTED = ("kernel", "initrd", "kernel-modules", "kernel-params")
+
+
+@pytest.mark.parametrize("name", BOOTED)
+def test_a_kernel_that_does_not_run_yet_can_break_nothing(name: str) -> None:
+    host = lived()
+    host.deploy(BAD, "web", shared=(name,))
+    host.crash("db", times=8)
+    assert host.open_intent() is None
+    assert "neither its unit nor what all share was changed" in host.verdict()[1]
+    evidence = host.of("safeswitch.verdict")[-1].data["evidence"][1]
+    assert evidence.endswith(f"; changed for all, but not booted yet: {name}")
+    # That it was changed stays recorded.
+    assert host.of("deployment.activated")[-1].data["changes"]["shared"] == [name]
+
+
+@pytest.mark.parametrize("name", BOOTED)
+def test_a_kernel_can_break_every_agent_once_it_is_booted(name: str) -> None:
+    host = lived()
+    host.deploy(BAD, "web", shared=(name,))
+    host.after(30)
+    host.reboot()
+    host.crash("db", times=3)
+    assert host.rolls_back()
+    evidence = host.of("safeswitch.verdict")[-1].data["evidence"][1]
+    assert evidence.endswith(f"; changed for all: {name}")
+
+
+def test_a_kernel_that_was_booted_first_of_all_can_break_every_agent() -> None:
+    """By ``nixos-rebuild boot``, or by autoUpgrade with its reboot."""
+    host = lived()
+    host.tell([Record(host.now(), "healer.stopped", {"reason": "reboot"})])
+    host.boot += 1
+    host.sec, host.booted = 20, BAD
+    host.deploy(BAD, "web", shared=("kernel",))
+    host.crash("db", times=3)
+    assert host.rolls_back()
+
+
+def test_a_kernel_that_was_booted_stays_so_under_what_is_deployed_on_it() -> None:
+    host = lived()
+    host.deploy(BAD, shared=("kernel",))
+    host.reboot()
+    host.deploy(OTHER, "web", "db", shared=("initrd",))
+    assert host.decisions.deployment.shared == {"kernel"}
+    assert host.decisions.deployment.unbooted == {"initrd"}
+    host.reboot()
+    assert host.decisions.deployment.shared == {"kernel", "initrd"}
+
+
+def test_to_switch_to_the_system_that_was_booted_is_no_boot() -> None:
+    """The kernel that runs is the same all the time."""
+    host = lived()
+    host.deploy(OTHER, shared=("kernel",))
+    host.promoted()
+    host.deploy(GOOD, "web", shared=("kernel",))
+    host.crash("db", times=8)
+    assert host.open_intent() is None
 
 
 def test_what_is_not_known_to_be_unchanged_can_be_blamed() -> None:

@@ -1,36 +1,48 @@
 """What agents declare to be run before a rollback: a snapshot, then their own preparation.
 
 Each runs in a transient unit with a run-time bound: the snapshot as root, for file systems ask for
-that, and the preparation as the agent's user, in its working and state directories.
+that, and the preparation as the agent's user, in its working and state directories. The unit goes
+on when whoever started it is killed, and systemd has root write down how it ended: whoever comes
+after that waits for it and takes its end for its own.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from healer.config import Agent
 from healer.errors import RefusedError
+from healer.files import write_atomically
+from healer.host import transient
 
 # Of the agent's own unit: who it is and where it works. systemd.exec(5)
 _INHERITED = ("User", "Group", "DynamicUser", "StateDirectory", "WorkingDirectory")
+_POLL_SEC = 0.2
+# How long systemd may take to stop a unit that took too long: TimeoutStopSec= is 90 s, twice.
+_STOP_SEC = 180.0
+_SUCCESS = ("success", "0")
 
 
-def run(agents: Mapping[str, Agent], concerned: Iterable[str]) -> None:
-    """Run the hooks of these agents, all snapshots first.
+def run(agents: Mapping[str, Agent], concerned: Iterable[str], ends: Path) -> None:
+    """Run the hooks of these agents, all snapshots first; but none that has run.
 
+    ``ends`` is the beginning of the names of files of root's in which it is noted how each ended.
     The preparation of an agent whose unit does not exist is left out: no run of it under this
     system has changed anything. RefusedError names the first that failed or took too long.
     """
     names = [name for name in concerned if name in agents]
     for name in names:
         if (command := agents[name].snapshot) is not None:
-            _run(name, agents[name], "snapshot", command, [])
+            _run(name, agents[name], "snapshot", command, [], ends)
     for name in names:
         if (command := agents[name].before_rollback) is not None:
             properties = _identity(name, agents[name].unit)
             if properties is not None:
-                _run(name, agents[name], "beforeRollback", command, properties)
+                _run(name, agents[name], "beforeRollback", command, properties, ends)
 
 
 def longest_sec(agents: Mapping[str, Agent]) -> float:
@@ -67,11 +79,18 @@ def _identity(name: str, unit: str) -> list[str] | None:
 
 
 def _run(
-    name: str, agent: Agent, hook: str, command: tuple[str, ...], properties: list[str]
+    name: str,
+    agent: Agent,
+    hook: str,
+    command: tuple[str, ...],
+    properties: list[str],
+    ends: Path,
 ) -> None:
     unit = f"healer-{hook.lower()}-{agent.unit}"
     limit = agent.before_rollback_timeout_sec
-    done = _call(
+    noted = ends.with_name(f"{ends.name}.{hook}.{name}")
+    _wait_until_over(unit, limit + _STOP_SEC)
+    result, status = _noted(noted) or _ended(
         [
             "systemd-run",
             f"--unit={unit}",
@@ -82,6 +101,8 @@ def _run(
             "--service-type=oneshot",
             "--expand-environment=no",
             f"--property=TimeoutStartSec={limit:g}",
+            # "+": as root, and on its file system. systemd.service(5)
+            f"--property=ExecStopPost=+/bin/sh -c 'echo $SERVICE_RESULT $EXIT_STATUS >{noted}'",
             *properties,
             f"--setenv=PATH={os.environ.get('PATH', os.defpath)}",
             f"--setenv=HEALER_AGENT={name}",
@@ -89,12 +110,44 @@ def _run(
             *command,
         ]
     )
-    if done.returncode != 0:
-        how = "took too long" if "result: timeout" in done.stderr else "failed"
+    if (result, status) != _SUCCESS:
+        how = "took too long" if result == "timeout" else "failed"
         raise RefusedError(
-            f"{hook} of {name} {how} (exit code {done.returncode}): nothing was changed; "
+            f"{hook} of {name} {how} (exit code {status}): nothing was changed; "
             f"see journalctl --unit={unit}"
         )
+    # So that after a power cut it is known. A full disk does not keep the system from going back.
+    with contextlib.suppress(OSError):
+        write_atomically(noted, " ".join(_SUCCESS).encode("ascii"), 0o644)
+
+
+def _wait_until_over(unit: str, patience_sec: float) -> None:
+    """Wait for what a helper started that was killed since, or another rollback's helper."""
+    deadline = time.monotonic() + patience_sec
+    while not transient.is_over(unit):
+        if time.monotonic() > deadline:
+            raise RefusedError(f"{unit} runs for longer than it may: nothing was changed")
+        time.sleep(_POLL_SEC)
+
+
+def _noted(path: Path) -> tuple[str, str] | None:
+    """Return the result of a hook's unit, and its exit code or signal; None where it has not run.
+
+    What a power cut has left of the file says nothing.
+    """
+    try:
+        result, status = path.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return result, status
+
+
+def _ended(command: list[str]) -> tuple[str, str]:
+    """Run the unit to its end, and return that as in ``_noted``."""
+    done = _call(command)
+    timed_out = done.returncode != 0 and "result: timeout" in done.stderr
+    result = "timeout" if timed_out else "success" if done.returncode == 0 else "failed"
+    return result, str(done.returncode)
 
 
 def _call(command: list[str]) -> "subprocess.CompletedProcess[str]":

@@ -133,7 +133,8 @@ class Rollback:
         began = _now()
         units = {name: agent.unit for name, agent in agents.items()}
         found = changes.between(self._from, self._target, units)
-        hooks.run(agents, sorted(name for name, how in found.agents.items() if how != "same"))
+        concerned = sorted(name for name, how in found.agents.items() if how != "same")
+        hooks.run(agents, concerned, self._path.with_suffix(""))
         self._progress.prepared = True
         self._progress.steps["prepare"] = round((_now() - began) * 1000)
         self._write()

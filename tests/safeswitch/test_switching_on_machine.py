@@ -300,6 +300,35 @@ def test_hooks_run_before_the_rollback_as_whom_they_should(container: Boot) -> N
     assert prepared == [owner, "/", "/var/lib/worker", toplevel]
 
 
+@pytest.mark.parametrize("power_cut", [False, True], ids=["helper killed", "power cut"])
+def test_what_interrupts_a_hook_has_none_run_twice_that_ended(
+    container: Boot, power_cut: bool
+) -> None:
+    slowly = "echo here >>$STATE_DIRECTORY/hooks; until test -e /run/go-on; do sleep 0.1; done"
+    options = {
+        "snapshot": ["/bin/sh", "-c", "echo here >>/var/lib/snapshots"],
+        "beforeRollback": ["/bin/sh", "-c", slowly],
+    }
+    machine = container(system=good(options=options))
+    known_good = promoted(machine)
+    toplevel = machine.deploy(bad(options=options), status={0, 4})
+    machine.wait_until_succeeds("grep here /var/lib/worker/hooks", timeout=120)
+    if power_cut:
+        machine.crash()
+        machine.start()
+    else:
+        pids = "systemctl show -P MainPID 'healer-helper@*' | grep -v -e '^0*$'"
+        before = machine.succeed(pids).split()
+        machine.succeed("systemctl kill --signal=KILL 'healer-helper@*'")
+        gone = " ".join(f"-e '^{pid}$'" for pid in before)
+        machine.wait_until_succeeds(f"{pids} {gone}", timeout=120)
+    machine.succeed("touch /run/go-on")
+    assert_rolled_back(machine, toplevel, known_good)
+    assert machine.succeed("cat /var/lib/snapshots").split() == ["here"]
+    interrupted = 2 if power_cut else 1
+    assert machine.succeed("cat /var/lib/worker/hooks").split() == ["here"] * interrupted
+
+
 @pytest.mark.parametrize(
     ("hook", "said"),
     [

@@ -244,7 +244,7 @@ def _promote(config: Config, intent: Entry) -> Reply:
     running = nix.systems(profile).current
     if running != target:
         raise RefusedError(f"{target} does not run, {running} does: it cannot be known to be good")
-    rooted = known_good.root(target, profile, config.safe_switch.keep)
+    rooted = known_good.root(target, profile, config.safe_switch.keep, booting.came_up())
     return Reply(True, f"{known_good.PROFILE} is {rooted}", running)
 
 

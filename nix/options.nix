@@ -182,7 +182,10 @@ in
       keep = mkOption {
         type = types.ints.between 1 1000;
         default = defaults.safeSwitch.keep;
-        description = "How many known-good systems are kept from garbage collection, the newest.";
+        description = ''
+          How many known-good systems are kept from garbage collection, the newest; and the newest
+          that has come up in a boot.
+        '';
       };
       gates = mkOption {
         type = types.listOf (types.submodule (import ./gate-options.nix { inherit lib; }));

@@ -5,6 +5,7 @@ what root believes when it is asked to go back to one. A specialisation is roote
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,20 @@ class Goal:
     switch: str
 
 
-def root(toplevel: str, profile: Path, keep: int) -> str:
-    """Root a toplevel as known-good and keep the last ``keep`` of them; return what was rooted."""
+def root(toplevel: str, profile: Path, keep: int, came_up: Collection[str]) -> str:
+    """Root a toplevel as known-good and return what was rooted.
+
+    The last ``keep`` of them are kept, and the last of those that have come up in a boot, for that
+    is where a boot that fails goes back to.
+    """
     base, _ = nix.base_of(toplevel, profile, os.path.realpath(profile))
     PROFILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     nix.run_nix_env("--profile", str(PROFILE), "--set", base)
-    nix.run_nix_env("--profile", str(PROFILE), "--delete-generations", f"+{keep}")
+    links = nix.generations(PROFILE)
+    proven = next((link for link in links if os.path.realpath(link) in came_up), None)
+    past = [nix.number(link) for link in links[keep:] if link != proven]
+    if past:
+        nix.run_nix_env("--profile", str(PROFILE), "--delete-generations", *map(str, past))
     return base
 
 

@@ -66,6 +66,11 @@ def generations(profile: Path) -> list[Path]:
     return [link for _, link in sorted(numbered, reverse=True)]
 
 
+def number(generation: Path) -> int:
+    """Return the number of a profile's generation, from its link."""
+    return int(generation.name.rsplit("-", 2)[1])
+
+
 def unavailable_reason(profile: Path) -> str | None:
     """Say why generations cannot be switched on this host; None when they can."""
     if not CURRENT.exists():

@@ -50,10 +50,14 @@ def note_up(systems: Systems) -> None:
     booted = systems.booted
     if booted is None or booted != systems.current:
         return
-    before = CAME_UP.read_text("utf-8", "replace").split() if CAME_UP.exists() else []
-    kept = [system for system in before if system != booted and known_good.holds(system)]
+    kept = [system for system in came_up() if system != booted and known_good.holds(system)]
     CAME_UP.parent.mkdir(mode=0o755, exist_ok=True)
     write_atomically(CAME_UP, "".join(f"{system}\n" for system in [*kept, booted]).encode(), 0o644)
+
+
+def came_up() -> list[str]:
+    """Return the systems that are known to have come up in a boot, the last one last."""
+    return CAME_UP.read_text("utf-8", "replace").split() if CAME_UP.exists() else []
 
 
 def rolled_back(booted: str | None, path: Path = ROLLED_BACK) -> BootRollback | None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from healer.host import known_good
 from tests.conftest import Boot
 from tests.machine.agents import agent, assert_intact, entries, system, wait_for_entry
 from tests.machine.container import ContainerMachine
@@ -87,16 +88,22 @@ def assert_went_back(machine: LocalMachine, bad: str, good: str) -> None:
 def test_a_system_that_was_good_until_it_was_booted_is_gone_back_from(container: Boot) -> None:
     machine = container(system=GOOD)
     good = promoted(machine)
+    other = machine.succeed("readlink -f /run/booted-system").strip()
+    for toplevel in (other, good):
+        machine.succeed(f"nix-env --profile {known_good.PROFILE} --set {toplevel}")
     booted_into(machine, good)
     machine.wait_until_succeeds(f"grep -x {good} {CAME_UP}", timeout=120)
     late = "if test -e /run/booted-system/etc/late; then exit 3; fi; exec sleep infinity"
     slowly = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
     worker = agent(command=["/bin/sh", "-c", late], restart=slowly)
-    hasty = {"safeSwitch": {"probationSec": 4, "bootTries": 1}}
+    # What has come up is kept all the same.
+    hasty = {"safeSwitch": {"probationSec": 4, "bootTries": 1, "keep": 1}}
     bad = machine.deploy(
         system({"worker": worker}, label="bad", healer=hasty, etc={"late": "is it booted?"})
     )
     promoted(machine)
+    kept = machine.succeed(f"readlink -f {known_good.PROFILE}-*-link").split()
+    assert sorted(kept) == sorted([good, bad])
     booted_into(machine, bad)
     assert machine.succeed(f"cat {COUNT}").startswith(f"{bad} 1 ")
 

@@ -32,6 +32,7 @@ class Decisions:
         self.came_up: str | None = None
         self.reboots: tuple[Instant, ...] = ()
         self.streaks: dict[tuple[str, str], Streak] = {}
+        self._switching = False
 
     def configure(self, config: Config) -> None:
         """Decide by this configuration from now on."""
@@ -155,13 +156,20 @@ class Decisions:
         self, systems: Systems, now: Instant, changes: Changes | None = None
     ) -> list[Record]:
         """Answer which toplevel is active now, and what it changed where it is another one."""
+        self._switching = systems.switching
         activated = list(deployment.on_systems(self.deployment, systems, changes, now))
         for record in [*activated]:
             activated += verdicts.redeployed(record, self.config.safe_switch)
         return self._apply(activated)
 
     def on_gate(self, gate: str, ok: bool, detail: str, now: Instant) -> list[Record]:
-        """Answer what a probe of one of the owner's gates found."""
+        """Answer what a probe of one of the owner's gates found.
+
+        That it passes while a switch is under way tells nothing of the deployment yet: what the
+        gate looks at may be restarted last.
+        """
+        if ok and self._switching:
+            return []
         return self._apply(probation.on_gate(self.deployment, gate, ok=ok, detail=detail, now=now))
 
     def on_tick(
@@ -206,7 +214,7 @@ class Decisions:
         if self.came_up == now.boot or systems.switching or systems.current != state.current:
             return []
         gates = {gate.name for gate in self.config.safe_switch.gates}
-        if state.on_probation and not gates <= state.passed:
+        if state.on_probation and not gates <= state.passed.keys():
             return []
         if any(True for _ in self._unready(units, now, up_is_enough=True)):
             return []

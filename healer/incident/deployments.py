@@ -17,6 +17,7 @@ _TOLD = frozenset(
         "deployment.recovered",
         "deployment.refuted",
         "gate.failed",
+        "gate.held",
         "gate.passed",
         "host.trouble",
         "safeswitch.verdict",

@@ -342,6 +342,10 @@ _LINES: dict[str, Callable[[Data], str]] = {
         else "the host is out of its trouble"
     ),
     "gate.passed": lambda d: f"the gate {text(d, 'gate')} passes: {text(d, 'detail')}",
+    "gate.held": lambda d: (
+        f"the gate {text(d, 'gate')} has passed for {milliseconds(d, 'held_ms')}: "
+        "if it fails from now on, that is not blamed on the deployment"
+    ),
     "gate.failed": lambda d: f"the gate {text(d, 'gate')} fails: {text(d, 'detail')}",
     "deployment.known-good": lambda d: f"{toplevel(d.get('toplevel'))} is known-good",
     "deployment.condemned": lambda d: (

@@ -124,8 +124,11 @@ def failed_gates(
         age_ms = state.elapsed_ms - failing.since_ms
         if gate not in gates or age_ms < config.probation_sec * 1000:
             continue
-        passed = gate in state.passed_by_good
-        against = None if passed else "it is not known to have passed under the known-good"
+        against = None
+        if gate not in state.passed_by_good:
+            against = "it is not known to have passed under the known-good"
+        elif gate in state.long_passed:
+            against = "it passed for a minute or more under this deployment before it began to fail"
         yield Judgement(
             agent=None,
             gate=gate,

@@ -80,7 +80,8 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     new_boot = state.since is None or state.since.boot != record.at.boot
     booted = new_boot and record.data.get("booted") in {None, toplevel}
     # What was found of the gates is of another time: each has to pass again.
-    state = replace(state, since=record.at, waiting_for=None, passed=frozenset(), failing={})
+    state = replace(state, since=record.at, waiting_for=None, passed={}, failing={})
+    state = replace(state, long_passed=frozenset())
     if toplevel == state.current:
         # A new boot of the same deployment: what it served stays, and so does the answer it got.
         return _booted(state) if booted else state
@@ -155,7 +156,7 @@ def _known_good(state: DeploymentState, record: Record) -> DeploymentState:
         state,
         known_goods=(*others, toplevel),
         condemned=state.condemned - {toplevel},
-        passed_by_good=state.passed,
+        passed_by_good=frozenset(state.passed),
         unwell={},
     )
 
@@ -300,18 +301,23 @@ def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> Deployment
 def _gate_failed(state: DeploymentState, record: Record) -> DeploymentState:
     name = _gate(record)
     failing = {**state.failing, name: Failing(state.elapsed_ms, record.data["detail"])}
-    return replace(state, failing=failing, passed=state.passed - {name}, held_ms=0)
+    passed = {gate: at_ms for gate, at_ms in state.passed.items() if gate != name}
+    return replace(state, failing=failing, passed=passed, held_ms=0)
 
 
 def _gate_passed(state: DeploymentState, record: Record) -> DeploymentState:
     """Note that a gate passes; if it failed before, the probation begins here."""
     name = _gate(record)
     if "gate" in record.data:
-        state = replace(state, passed=state.passed | {name})
+        state = replace(state, passed={name: state.elapsed_ms, **state.passed})
     if name not in state.failing:
         return state
     failing = {gate: why for gate, why in state.failing.items() if gate != name}
     return replace(state, failing=failing, held_ms=0)
+
+
+def _gate_held(state: DeploymentState, record: Record) -> DeploymentState:
+    return replace(state, long_passed=state.long_passed | {record.data["gate"]})
 
 
 def _gate(record: Record) -> str:
@@ -384,6 +390,7 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "deployment.recovered": lambda state, _: replace(state, observation=None),
     "deployment.refuted": _refuted,
     "gate.failed": _gate_failed,
+    "gate.held": _gate_held,
     "gate.passed": _gate_passed,
     "healer.started": _declared,
     "healer.stopped": lambda state, _: state,

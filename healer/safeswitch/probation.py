@@ -19,6 +19,9 @@ _PROMOTE_AGAIN_MS = 600_000
 _MOST_CAUTION = 4
 # What a power cut may cost of the time served: this, or a tenth of the probation.
 _CHECKPOINT_MS = 60_000
+# A gate that has passed for so long was not broken by the switch. The least that would do is the
+# 45 s for which the kernel takes a gateway that is gone for one that answers.
+_LONG_PASSED_MS = 60_000
 
 
 def probation_left_ms(state: DeploymentState, config: SafeSwitch, now: Instant) -> int | None:
@@ -67,9 +70,18 @@ def is_due(state: DeploymentState, config: SafeSwitch, now: Instant) -> bool:
 def on_gate(
     state: DeploymentState, gate: str, *, ok: bool, detail: str, now: Instant
 ) -> Iterator[Record]:
-    """Record what a probe of a gate found, if that is new."""
-    data = {"gate": gate, "toplevel": state.current, "detail": detail}
-    if ok and gate not in state.passed:
-        yield Record(now, "gate.passed", data)
-    elif not ok and gate not in state.failing:
-        yield Record(now, "gate.failed", data)
+    """Record what a probe of a gate found, if that is new.
+
+    A gate passes for as long as from the first look that found it so to this one: not until it is
+    said to fail, which takes some looks.
+    """
+    told = {"gate": gate, "toplevel": state.current}
+    if not ok:
+        if gate not in state.failing:
+            yield Record(now, "gate.failed", {**told, "detail": detail})
+    elif gate not in state.passed:
+        yield Record(now, "gate.passed", {**told, "detail": detail})
+    elif state.on_probation and gate not in state.long_passed:
+        held_ms = state.advanced(now).elapsed_ms - state.passed[gate]
+        if held_ms >= _LONG_PASSED_MS:
+            yield Record(now, "gate.held", {**told, "held_ms": held_ms})

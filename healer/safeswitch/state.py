@@ -86,6 +86,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
     ``unwell_before`` names the agents that were looping so when the deployment on probation became
     active, and have not recovered since, each with when that began (``elapsed_ms``).
 
+    ``passed`` names the gates that pass, each with since when (``elapsed_ms``), ``long_passed``
+    those that have passed for long under the current deployment in this boot, whatever they do now.
+
     ``redeployed`` says that the current deployment was condemned when it became active,
     ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
     outcome yet, ``staged`` what that waits for if it is a reboot, in words, ``trouble`` what is
@@ -112,7 +115,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
     looped: Mapping[str, str] = {}
     incidents: Mapping[str, str | None] = {}
     failing: Mapping[str, Failing] = {}
-    passed: frozenset[str] = frozenset()
+    passed: Mapping[str, int] = {}
+    long_passed: frozenset[str] = frozenset()
     passed_by_good: frozenset[str] = frozenset()
     baselines: Mapping[str, Baseline] = {}
     unwell: Mapping[str, Streak] = {}

@@ -50,6 +50,7 @@ class Judged:
         self.runs = 0
         self.units: dict[str, UnitState] = {}
         self.under: dict[str, str] = {}
+        self.looks: dict[str, tuple[bool, str]] = {}
         self.tell([Record(self.now(), "healer.started", {"agents": list(self.agents)})])
         for name in self.agents:
             self.start(name)
@@ -81,11 +82,18 @@ class Judged:
     def look(self) -> None:
         now = self.now()
         self.keep(self.decisions.on_systems(self.systems(), now))
+        for gate, (ok, detail) in self.looks.items():
+            self.keep(self.decisions.on_gate(gate, ok, detail, now))
         for unit, state in self.units.items():
             self.keep(self.decisions.on_unit(unit, state, self.systems(), now))
         # What is told of at one look is judged at the next.
         for _ in range(2):
             self.keep(self.decisions.on_tick(self.units, self.systems(), now, self.trouble))
+
+    def gate(self, name: str, ok: bool, detail: str = "as seen") -> None:
+        """Let a gate pass, or fail, from now on, at each look."""
+        self.looks[name] = (ok, detail)
+        self.look()
 
     def after(self, seconds: float) -> None:
         """Let time pass, with a look at each of the moments at which something could end."""
@@ -207,7 +215,8 @@ class Judged:
         self.look()
 
     def restart_healer(self) -> None:
-        """Let healer come back with nothing but its ledger."""
+        """Let healer come back with nothing but its ledger, and look at nothing yet."""
+        self.looks = {}
         before = self.decisions.deployment
         self.decisions = Decisions(self.config)
         for record in self.ledger:

@@ -44,7 +44,7 @@ class DeploymentHistories(RuleBasedStateMachine):
     def begin(self, hours: float) -> None:
         """Begin with a system that has been known-good for long, or for no time at all."""
         host = self.host
-        host.keep(host.decisions.on_gate(GATE, True, "listens", host.now()))
+        host.gate(GATE, True)
         host.promoted()
         host.sec += hours * HOUR
         host.look()
@@ -85,9 +85,7 @@ class DeploymentHistories(RuleBasedStateMachine):
 
     @rule(ok=st.booleans())
     def gate(self, ok: bool) -> None:
-        host = self.host
-        host.keep(host.decisions.on_gate(GATE, ok, "because", host.now()))
-        host.look()
+        self.host.gate(GATE, ok)
 
     @rule(cleanly=st.booleans())
     def reboot(self, cleanly: bool) -> None:
@@ -211,6 +209,15 @@ class DeploymentHistories(RuleBasedStateMachine):
                 assert served_ms >= PROBATION_MS
 
     @invariant()
+    def a_gate_that_held_for_long_is_no_reason_to_roll_back(self) -> None:
+        held = False
+        for record in self.host.ledger:
+            if record.type in {"deployment.activated", "gate.held"}:
+                held = record.type == "gate.held"
+            elif record.type == "action.intent" and record.data.get("gate") is not None:
+                assert not held
+
+    @invariant()
     def each_rollback_is_observed_to_one_end(self) -> None:
         kinds = {"deployment.recovered", "deployment.refuted"}
         ends = [record.data for record in self.host.ledger if record.type in kinds]
@@ -228,7 +235,7 @@ class DeploymentHistories(RuleBasedStateMachine):
         host = self.host
         host.trouble = []
         for _ in range(12):
-            host.keep(host.decisions.on_gate(GATE, True, "listens", host.now()))
+            host.gate(GATE, True)
             host.after(330)
             if host.open_intent() is not None:
                 self.an_action_ends(works=True)

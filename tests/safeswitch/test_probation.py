@@ -143,3 +143,92 @@ def test_a_gate_that_never_passed_is_no_reason_to_roll_back() -> None:
     host.after(700)
     assert host.open_intent() is None
     assert "not known to have passed under the known-good" in host.verdict()[1]
+
+
+def gated() -> Judged:
+    """Return a host whose known-good system has the gate ``uplink``, with another deployed."""
+    host = Judged(gates=("uplink",))
+    host.gate("uplink", True)
+    host.promoted()
+    host.deploy(BAD, "web")
+    return host
+
+
+def test_a_gate_that_held_for_long_before_it_failed_is_not_blamed_on_the_deployment() -> None:
+    host = gated()
+    host.after(200)
+    host.gate("uplink", False, "no route to host")
+    host.after(1000)
+    assert host.open_intent() is None
+    verdict, reason = host.verdict()
+    assert verdict == "inconclusive"
+    assert "uplink: the gate has failed for 300 s, but it passed for a minute" in reason
+    host.gate("uplink", True)
+    host.after(299)
+    assert host.open_intent() is None
+    host.after(1)
+    assert promotes(host)
+
+
+def test_that_a_gate_held_is_known_again_when_healer_comes_back() -> None:
+    host = gated()
+    host.after(200)
+    host.restart_healer()
+    host.gate("uplink", False, "no route to host")
+    host.after(400)
+    assert host.open_intent() is None
+    assert "it passed for a minute" in host.verdict()[1]
+    assert [record.data["toplevel"] for record in host.of("gate.held")] == [GOOD, BAD]
+
+
+def test_a_gate_that_passed_only_until_the_damage_showed_is_rolled_back_for() -> None:
+    host = gated()
+    host.after(59)
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_looks_that_failed_too_seldom_to_tell_are_no_time_in_which_a_gate_held() -> None:
+    """What fails needs some looks to be said to fail: until then nothing is told of it."""
+    host = gated()
+    host.after(30)
+    del host.looks["uplink"]
+    host.after(60)
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_to_pass_while_the_switch_is_under_way_says_nothing_of_the_deployment_yet() -> None:
+    """What the gate looks at may be restarted last of all."""
+    host = Judged(gates=("uplink",))
+    host.gate("uplink", True)
+    host.promoted()
+    host.switching = True
+    host.deploy(BAD, "web")
+    host.after(100)
+    host.switching = False
+    host.look()
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_a_gate_that_held_until_the_reboot_and_fails_since_is_rolled_back_for() -> None:
+    """What a deployment breaks may show only once it was booted."""
+    host = gated()
+    host.after(200)
+    host.reboot()
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_a_gate_that_held_under_one_deployment_does_not_excuse_the_next() -> None:
+    host = gated()
+    host.after(200)
+    host.deploy(OTHER, "web")
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()

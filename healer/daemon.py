@@ -172,10 +172,8 @@ class Daemon:
         booted = nix.systems(Path(self._config.safe_switch.profile)).booted
         rolled_back = booting.rolled_back(booted)
         if rolled_back is not None and rolled_back.boot != told:
-            records = rolled_back.records(clock.now())
-            for record in records:
-                self._decisions.replay(record)
-            self._record(records)
+            for record in rolled_back.records(clock.now()):
+                self._tell(record)
 
     async def _started(self) -> None:
         off = self._safe_switch_off
@@ -186,9 +184,14 @@ class Daemon:
             "safe_switch": f"off: {off}" if off else "on",
             "previous_end": await self._recorder.previous_end(self._last_run),
         }
-        self._record([Record(clock.now(), "healer.started", data)])
+        self._tell(Record(clock.now(), "healer.started", data))
         for intent in self._intents.values():
             self._actor.resume(intent)
+
+    def _tell(self, record: Record) -> None:
+        """Record a fact that was not decided, and decide by it from now on."""
+        self._decisions.replay(record)
+        self._record([record])
 
     def _record(self, records: Iterable[Record]) -> list["concurrent.futures.Future[Entry]"]:
         """Hand decided records to the ledger; intents among them are carried out when durable."""
@@ -399,7 +402,7 @@ class Daemon:
         self._texts.configure(loaded.config)
         self._units.declare(self._decisions.units)
         data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
-        self._record([Record(clock.now(), "config.loaded", data)])
+        self._tell(Record(clock.now(), "config.loaded", data))
         if replaced:
             self._leave("the system has another healer now: systemd starts that")
 

@@ -366,6 +366,10 @@ def _declared(state: DeploymentState, record: Record) -> DeploymentState:
     """Begin the baseline of each agent that is new; those that are gone are forgotten."""
     names = record.data["agents"]
     state = replace(state, baselines={name: state.baseline(name) for name in names})
+    promoting = state.pending is not None and state.pending.data["action"] == "promote"
+    if state.under_observation and not promoting:
+        # Nobody looked at the gates for a while: each has to pass again.
+        state = replace(state, passed={})
     # What failed may be declared no more; what still does is found again.
     return replace(state, failing={}, held_ms=0) if state.failing else state
 

@@ -222,6 +222,7 @@ class Judged:
         for record in self.ledger:
             self.decisions.replay(record)
         assert self.decisions.deployment == before
+        self.tell([Record(self.now(), "healer.started", {"agents": list(self.agents)})])
 
     def promoted(self) -> "Judged":
         """Let the running system become known-good."""

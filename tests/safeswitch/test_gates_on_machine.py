@@ -79,8 +79,15 @@ def test_a_deployment_waits_for_its_gates(container: Boot) -> None:
     assert [e["data"]["gate"] for e in entries(machine, "gate.failed")] == ["smoke"]
     # The next deployment has to pass them anew.
     machine.succeed("rm /run/ready")
-    again = machine.deploy(gated("again", {"name": "smoke", "type": "command", "command": command}))
+    smoke = {"name": "smoke", "type": "command", "command": command}
+    again = machine.deploy(gated("again", smoke, probation_sec=30))
     wait_for_entry(machine, "gate.failed", gate="smoke", toplevel=again)
+    # And so it has under the next healer, which does not know how they were meanwhile.
+    machine.succeed("touch /run/ready")
+    wait_for_entry(machine, "gate.passed", gate="smoke", toplevel=again)
+    machine.succeed("systemctl restart healer")
+    passed = f"healer ledger show --type gate.passed --json | grep -c {again}"
+    machine.wait_until_succeeds(f"test $({passed}) = 2")
 
 
 def test_a_deployment_that_loses_the_network(container: Boot) -> None:

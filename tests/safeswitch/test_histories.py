@@ -209,6 +209,22 @@ class DeploymentHistories(RuleBasedStateMachine):
                 assert served_ms >= PROBATION_MS
 
     @invariant()
+    def no_promotion_before_the_gate_was_seen_to_pass(self) -> None:
+        """Since the boot, the switch and healer's start, but one in the midst of a promotion."""
+        passes = promoting = False
+        for record in self.host.ledger:
+            if record.type in {"gate.failed", "gate.passed"}:
+                passes = record.type == "gate.passed"
+            elif record.type == "deployment.activated":
+                passes = False
+            elif record.type == "healer.started":
+                passes = passes and promoting
+            elif record.type in {"action.intent", "action.outcome"}:
+                intended = record.type == "action.intent"
+                promoting = intended and record.data["action"] == "promote"
+                assert passes or not promoting
+
+    @invariant()
     def a_gate_that_held_for_long_is_no_reason_to_roll_back(self) -> None:
         held = False
         for record in self.host.ledger:

@@ -215,6 +215,18 @@ def test_to_pass_while_the_switch_is_under_way_says_nothing_of_the_deployment_ye
     assert host.rolls_back()
 
 
+def test_time_in_which_healer_was_down_is_none_in_which_a_gate_held() -> None:
+    host = gated()
+    host.after(30)
+    host.sec += 100
+    host.restart_healer()
+    host.gate("uplink", True)
+    host.after(30)
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
 def test_a_gate_that_held_until_the_reboot_and_fails_since_is_rolled_back_for() -> None:
     """What a deployment breaks may show only once it was booted."""
     host = gated()
@@ -232,3 +244,37 @@ def test_a_gate_that_held_under_one_deployment_does_not_excuse_the_next() -> Non
     host.gate("uplink", False, "no route to host")
     host.after(300)
     assert host.rolls_back()
+
+
+def test_after_a_start_of_healer_every_gate_has_to_pass_again() -> None:
+    host = gated()
+    host.after(100)
+    host.sec += 400
+    host.restart_healer()
+    host.look()
+    assert host.open_intent() is None
+    assert "the gate uplink has not passed yet" in host.verdict()[1]
+    # The time counts all the same, as it does over a reboot.
+    assert left_sec(host) == 0
+    host.gate("uplink", True)
+    assert promotes(host)
+
+
+def test_a_promotion_that_healer_is_restarted_in_keeps_what_the_gates_were() -> None:
+    host = gated()
+    host.after(300)
+    assert promotes(host)
+    host.restart_healer()
+    host.comes_of_it()
+    host.deploy(OTHER, "web")
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_a_start_of_healer_leaves_how_the_gates_stood_when_the_probation_ended() -> None:
+    host = gated()
+    host.after(300)
+    host.comes_of_it()
+    host.restart_healer()
+    assert set(host.decisions.deployment.passed) == {"uplink"}

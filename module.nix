@@ -16,6 +16,7 @@ let
     # would obey the LD_PRELOAD= of an EnvironmentFile=. It starts faster, too.
     shell = "${pkgs.busybox-sandbox-shell}/bin/sh";
     systemd = "${config.systemd.package}/bin";
+    keptConfigFile = "${configFile}";
   };
 
   configFile = pkgs.writeText "healer-config.yaml" rendered.configText;

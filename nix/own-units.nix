@@ -5,6 +5,7 @@
   shell,
   bootScript,
   configFile,
+  keptConfigFile,
 }:
 let
   inherit (builtins) attrNames concatStringsSep filter;
@@ -12,6 +13,14 @@ let
   inherit (import ./restart.nix) duration;
 
   optional = condition: set: if condition then set else { };
+
+  # A switch to a system without healer takes the files of its units away, and at the daemon-reload
+  # PID 1 forgets a socket without a file, with its descriptor. The daemon lives on, and has to find
+  # root's helper: so there are copies where the system does not put any.
+  keep = unit: [
+    "r /run/systemd/system/${unit} - - - - -"
+    "C /run/systemd/system/${unit} - - - - /etc/systemd/system/${unit}"
+  ];
 
   # A switch must neither stop nor restart healer: it would kill what judges the switch. The daemon
   # sees that its package changed and exits, and Restart=always starts the new one.
@@ -88,7 +97,7 @@ let
       X-StopOnRemoval = false;
     };
     serviceConfig = {
-      ExecStart = "${package}/bin/healer helper --config ${configFile}";
+      ExecStart = "${package}/bin/healer helper --config ${configFile} --kept-config ${keptConfigFile}";
       StandardInput = "socket";
       StandardOutput = "socket";
       StandardError = "journal";
@@ -168,6 +177,7 @@ in
   sockets.healer-helper = {
     description = "healer: privileged requests";
     wantedBy = [ "sockets.target" ];
+    unitConfig.X-StopOnRemoval = false;
     socketConfig = {
       ListenStream = "${defaults.runtimeDir}/helper.sock";
       Accept = true;
@@ -184,5 +194,7 @@ in
     "d ${defaults.runtimeDir}/holds 0755 root root -"
     "d ${defaults.runtimeDir}/last 0755 root root -"
     "d /run/healer-agents 0755 root root -"
-  ];
+  ]
+  ++ keep "healer-helper.socket"
+  ++ keep "healer-helper@.service";
 }

@@ -16,6 +16,8 @@
   stampRules ? "${./stamp-rules.sh}",
   restartLater ? "${./restart-later.sh}",
   lastCrashScript ? "${./last-crash.sh}",
+  # A file with the text of the configuration that stays where it is whatever system runs.
+  keptConfigFile ? "/etc/healer/config.yaml",
   # The directory of systemctl and systemd-run, for the stop stamp of an agent with rules.
   systemd ? "/usr/bin",
 }:
@@ -194,6 +196,7 @@ let
       shell
       bootScript
       configFile
+      keptConfigFile
       ;
   };
 

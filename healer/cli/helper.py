@@ -20,6 +20,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     parser.add_argument(
+        "--kept-config",
+        type=Path,
+        metavar="PATH",
+        help="what is read where that is gone: after the switch to a system without healer",
+    )
+    parser.add_argument(
         "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
     )
     parser.add_argument("--hold", type=int, metavar="SEQ", help="the intent of that hold")
@@ -57,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from healer.config import load
 
-    config = load(args.config).config
+    config = load(args.config, args.kept_config).config
     if args.watch_gates:
         return _watch(config.safe_switch.gates)
     if args.release is not None:

@@ -87,12 +87,14 @@ class Loaded:
     sha256: str
 
 
-def load(path: Path) -> Loaded:
-    """Read and validate the file.
+def load(path: Path, kept: Path | None = None) -> Loaded:
+    """Read and validate the file, or the one that is kept for when that does not exist.
 
     Raises InvalidConfigError (a ConfigError) that holds all problems, and nothing else, whatever
     the file is.
     """
+    if kept is not None and not path.exists() and kept.exists():
+        path = kept
     try:
         raw = _read(path)
     except OSError as error:

@@ -13,6 +13,9 @@ OWN_UNITS = frozenset({"healer.service", "healer-helper.socket", "healer-helper@
 
 DECLARED_UNITS = "/etc/systemd/system"
 
+# Where the units of root's helper are kept for a switch to a system without healer.
+KEPT_UNITS = "/run/systemd/system"
+
 UNIT_TYPES = frozenset(
     {"service", "socket", "device", "mount", "automount", "swap"}
     | {"target", "path", "timer", "slice", "scope"}
@@ -37,7 +40,7 @@ class UnitDirectory:
 # each daemon-reload, so what somebody else puts there never takes effect.
 UNIT_DIRECTORIES = (
     UnitDirectory(DECLARED_UNITS, True, "NixOS declares all of it"),
-    UnitDirectory("/run/systemd/system", True, "NixOS puts nothing there"),
+    UnitDirectory(KEPT_UNITS, True, "NixOS puts nothing there"),
     UnitDirectory("/etc/systemd/system.control", False, "`systemctl set-property` of other units"),
     UnitDirectory("/run/systemd/system.control", False, "`systemctl set-property` of other units"),
     UnitDirectory("/run/systemd/transient", False, "systemd-run, nixos-rebuild, logind and others"),
@@ -77,7 +80,13 @@ def unit_files(
     found: dict[str, UnitFile] = {}
     for directory in UNIT_DIRECTORIES:
         where = at(directory.path)
-        if directory.path != DECLARED_UNITS:
+        if directory.path == KEPT_UNITS:
+            found.update(
+                (path, file)
+                for path, file in _files(where, directory, supervised)
+                if not _is_kept(file.node, path.removeprefix(KEPT_UNITS + "/"), source)
+            )
+        elif directory.path != DECLARED_UNITS:
             found.update(_files(where, directory, supervised))
         elif not _is_declared(where, source, declared):
             found.update(
@@ -192,6 +201,14 @@ def _is_declared(where: Path, source: Path, declared: Mapping[str, Node]) -> boo
     if link is not None and link.kind is Kind.LINK and link.agrees(observe(where, follow=False)):
         return True
     return os.path.realpath(where) == os.path.realpath(source)
+
+
+def _is_kept(node: Node, name: str, source: Path) -> bool:
+    """Whether a file is a unit of root's helper, as the toplevel declares it if it does."""
+    declared = source / name
+    return name in OWN_UNITS - {"healer.service"} and (
+        not declared.exists() or _is_copy(node, declared)
+    )
 
 
 def _is_copy(node: Node, declared: Path) -> bool:

@@ -208,6 +208,17 @@ def test_unexpected_unit_files(machine: Machine, path: str) -> None:
     assert set(machine.findings()) == {path}
 
 
+def test_the_helpers_units_kept_for_a_system_without_healer(machine: Machine) -> None:
+    kept = "/run/systemd/system/healer-helper.socket"
+    declared = machine.base / "system-1-store/units/healer-helper.socket"
+    machine.write(kept, "as it was")
+    assert machine.findings() == {}
+    declared.write_text("as it is")
+    assert machine.findings().keys() == {kept}
+    machine.write(kept, "as it is")
+    assert machine.findings() == {}
+
+
 @pytest.mark.parametrize(
     "path",
     [

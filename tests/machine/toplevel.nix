@@ -75,6 +75,10 @@ let
         package = packageOf system;
         # As NixOS does: statically linked.
         shell = "/usr/bin/busybox sh";
+        keptConfigFile = builtins.toFile "healer-config.yaml" (
+          # It names the package, which the system refers to anyway.
+          builtins.unsafeDiscardStringContext (rendered system).configText
+        );
       };
 
   toplevelOf =

@@ -29,8 +29,11 @@ def evaluated() -> Any:
 
 
 @pytest.fixture(scope="module")
-def rendered() -> Any:
-    return render(EVERYTHING, 'shell = "/busybox/bin/sh"; systemd = "systemd/bin";')
+def rendered(evaluated: Any) -> Any:
+    # It is the file that the build checks.
+    kept = evaluated["checks"][0].split()[3]
+    own = f'shell = "/busybox/bin/sh"; systemd = "systemd/bin"; keptConfigFile = "{kept}";'
+    return render(EVERYTHING, own)
 
 
 def test_the_declarations_are_accepted(evaluated: Any) -> None:

@@ -380,6 +380,7 @@ def test_healer_survives_a_switch(everything: Any) -> None:
         service = everything["services"][name]
         assert service["restartIfChanged"] is False
         assert service["unitConfig"]["X-StopOnRemoval"] is False
+    assert everything["sockets"]["healer-helper"]["unitConfig"]["X-StopOnRemoval"] is False
 
 
 def test_a_hold_keeps_a_unit_from_starting(everything: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 from healer.host.switching import UNIT
 from tests.conftest import Boot
 from tests.machine.agents import (
+    PROGRAMS,
     agent,
     assert_intact,
     entries,
@@ -35,6 +36,22 @@ def bad(
     restart = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
     broken = agent("broken", restart=restart, **options)
     return system({"worker": broken}, label=label, healer=healer, **more)
+
+
+def by_itself(program: str, **service: Any) -> dict[str, Any]:
+    """Declare the worker's unit as somebody else's, which healer only adopts."""
+    return {
+        "wantedBy": ["multi-user.target"],
+        "unitConfig": {"StartLimitIntervalSec": 0},
+        "serviceConfig": {
+            # PID 1 tells when it starts such a one: nobody else does, where no stamp is written.
+            "Type": "exec",
+            "ExecStart": f"/usr/bin/python3 /etc/agents/{program}.py",
+            "StateDirectory": "worker",
+            "NotifyAccess": "all",
+            **service,
+        },
+    }
 
 
 def outcome_of_rollback(machine: LocalMachine) -> dict[str, Any]:
@@ -390,6 +407,20 @@ def test_a_system_without_healer_leaves_it_running_and_the_way_back(container: B
     wait_for_entry(machine, "deployment.activated", toplevel=known_good, previous=bare)
     assert [e["data"]["action"] for e in entries(machine, "action.intent")] == ["promote"]
     assert_intact(machine)
+
+
+def test_a_bad_system_without_healer_is_rolled_back(container: Boot) -> None:
+    """The daemon outlives the switch; so must root's helper, and what that reads."""
+    adopted = {"adopt": True, "unit": "worker.service", "stableSec": 2}
+    before = system({"worker": adopted}, label="good", healer={"safeSwitch": {"probationSec": 6}})
+    machine = container(system={**before, "services": {"worker": by_itself("worker")}})
+    known_good = promoted(machine)
+    broken = by_itself("broken", Restart="always", RestartSec="200ms")
+    bare = {"label": "without healer", "etc": PROGRAMS, "services": {"worker": broken}}
+    toplevel = machine.deploy(bare, status={0, 4})
+    assert_rolled_back(machine, toplevel, known_good)
+    assert len(entries(machine, "healer.started")) == 1
+    assert entries(machine, "drift.found") == []
 
 
 def test_a_specialisation_is_gone_back_to_through_its_base(container: Boot) -> None:

@@ -32,8 +32,9 @@ from healer.host.switch_lock import SwitchLock
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
-from healer.safeswitch import booting, sticking
+from healer.safeswitch import booting, sticking, verdicts
 from healer.safeswitch.gating import GateProber
+from healer.safeswitch.untold import Untold
 from healer.status import Status
 from healer.watchdog.beats import next_beat
 from healer.watchdog.probing import Prober
@@ -149,12 +150,14 @@ class Daemon:
         """Fold the ledger's history into the state, and find the intents without an outcome."""
         told = None
         drift = []
+        untold = Untold()
         for entry in self._ledger.history():
             if entry.seq % _TOLD_ENTRIES == 0:
                 notify(_STILL_STARTING)
             at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
             record = Record(at, entry.type, entry.data, entry.incident)
             self._decisions.replay(record)
+            untold.fold(entry.seq, record)
             if entry.type.startswith("healer."):
                 self._last_run = record
             elif entry.type.startswith("drift."):
@@ -166,14 +169,17 @@ class Daemon:
             elif entry.type == "action.outcome":
                 self._intents.pop(entry.data["intent"], None)
         self._drift.state = DriftState.restore(drift)
+        for record in untold.records(clock.now()):
+            self._tell(record)
         boot = self._last_run.at.boot if self._last_run is not None else None
         if boot != clock.boot_id():
             self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
         booted = nix.systems(Path(self._config.safe_switch.profile)).booted
         rolled_back = booting.rolled_back(booted)
         if rolled_back is not None and rolled_back.boot != told:
-            for record in rolled_back.records(clock.now()):
-                self._tell(record)
+            record = rolled_back.record(clock.now())
+            self._tell(record)
+            self._tell(verdicts.condemned_by_boot(record))
 
     async def _started(self) -> None:
         off = self._safe_switch_off

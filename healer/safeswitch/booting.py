@@ -29,15 +29,11 @@ class BootRollback:
     tries: int
     boot: str
 
-    def records(self, now: Instant) -> tuple[Record, Record]:
-        """Say so, and that the system is condemned."""
+    def record(self, now: Instant) -> Record:
+        """Say so; what follows is that the system is condemned."""
         reason = f"it did not come up in {self.tries} boots"
         data = {"from": self.source, "target": self.target, "boot": self.boot, "reason": reason}
-        condemned = {"toplevel": self.source, "reason": reason}
-        return (
-            Record(now, "boot.rolled-back", data),
-            Record(now, "deployment.condemned", condemned),
-        )
+        return Record(now, "boot.rolled-back", data)
 
 
 def note_up(systems: Systems) -> None:

@@ -129,6 +129,12 @@ def follows(outcome: Record, intent: Record) -> Iterator[Record]:
         yield Record(outcome.at, "deployment.forgiven", forgiven)
 
 
+def condemned_by_boot(rolled_back: Record) -> Record:
+    """Return what follows from a rollback early in a boot."""
+    condemned = {"toplevel": rolled_back.data["from"], "reason": rolled_back.data["reason"]}
+    return Record(rolled_back.at, "deployment.condemned", condemned)
+
+
 def _judgements(
     state: DeploymentState, config: SafeSwitch, agents: Mapping[str, Agent], facts: Facts
 ) -> list[Judgement]:

@@ -8,9 +8,14 @@ from healer.config import Agent, Config, CrashLoop, SafeSwitch, TcpGate
 from healer.decisions import Decisions
 from healer.events import Changes, Context, Ended, Instant, Memory, Systems, UnitState
 from healer.records import Record
+from healer.safeswitch.untold import Untold
 
 GOOD, BAD, OTHER = (f"/nix/store/{letter}-nixos" for letter in "gbo")
 HOUR = 3600
+
+
+class KilledError(Exception):
+    """healer was killed while it recorded, and has come back with what of that was durable."""
 
 
 @dataclass
@@ -31,6 +36,8 @@ class Judged:
     ledger: list[Record] = field(default_factory=list)
     # What root's helper has done of the open rollback and will say again: what ran afterwards.
     done: str | None = None
+    # When healer is to be killed: of the next records that are as many, so many are durable.
+    killed_after: int | None = None
 
     def __post_init__(self) -> None:
         agent = {
@@ -65,7 +72,15 @@ class Judged:
             self.ledger.append(record)
 
     def keep(self, records: Iterable[Record]) -> None:
-        self.ledger.extend(records)
+        made, durable = [*records], self.killed_after
+        if durable is None or durable >= len(made):
+            self.ledger.extend(made)
+            return
+        self.ledger.extend(made[:durable])
+        self.killed_after = None
+        self.come_back()
+        self.tell([Record(self.now(), "healer.started", {"agents": list(self.agents)})])
+        raise KilledError
 
     def systems(self) -> Systems:
         return Systems(self.current, self.booted, self.current, 1, self.switching)
@@ -169,17 +184,23 @@ class Judged:
         assert intent is not None
         done = self.done
         if done is None and ok and intent.data["action"] == "rollback":
-            self.current = intent.data["target"]
+            self.current = self.done = intent.data["target"]
             self.keep(self.decisions.on_systems(self.systems(), self.now()))
             for name in self.agents:
                 self.stop(name)
                 self.start(name)
         self.keep(self.decisions.on_systems(self.systems(), self.now()))
-        ran, self.done = done or self.current, None
         ok = ok or done is not None
-        data = {"intent": 0, "action": intent.data["action"], "ok": ok, "running": ran}
+        ran = done or self.current
+        self.done = ran if ok and intent.data["action"] == "rollback" else None
+        seq = next(n for n, record in enumerate(self.ledger) if record is intent)
+        data = {"intent": seq, "action": intent.data["action"], "ok": ok, "running": ran}
         outcome = Record(self.now(), "action.outcome", {**data, "detail": "x"}, intent.incident)
-        self.keep(self.decisions.on_outcome(outcome, intent))
+        try:
+            self.keep(self.decisions.on_outcome(outcome, intent))
+        finally:
+            if self.open_intent() is not intent:
+                self.done = None
         self.look()
 
     def while_healer_is_down(self, deployed: str | None = None) -> None:
@@ -215,14 +236,24 @@ class Judged:
         self.look()
 
     def restart_healer(self) -> None:
-        """Let healer come back with nothing but its ledger, and look at nothing yet."""
-        self.looks = {}
-        before = self.decisions.deployment
-        self.decisions = Decisions(self.config)
-        for record in self.ledger:
-            self.decisions.replay(record)
+        """Let healer come back with nothing but its ledger, which holds all that it knew."""
+        before, entries = self.decisions.deployment, len(self.ledger)
+        self.come_back()
         assert self.decisions.deployment == before
+        assert len(self.ledger) == entries
         self.tell([Record(self.now(), "healer.started", {"agents": list(self.agents)})])
+
+    def come_back(self) -> None:
+        """Let healer come back with nothing but its ledger, and look at nothing yet.
+
+        It tells what the ledger leaves untold.
+        """
+        self.looks = {}
+        self.decisions, untold = Decisions(self.config), Untold()
+        for seq, record in enumerate(self.ledger):
+            self.decisions.replay(record)
+            untold.fold(seq, record)
+        self.tell(untold.records(self.now()))
 
     def promoted(self) -> "Judged":
         """Let the running system become known-good."""

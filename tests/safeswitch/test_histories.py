@@ -1,16 +1,20 @@
 """Invented histories of deployments: what must hold whatever comes between what.
 
 Crashes of every kind, deployments on top of each other, reboots with and without a word, healer
-killed between any two records, rollbacks that fail or that somebody overtakes, gates, a host in
+killed between any two entries, rollbacks that fail or that somebody overtakes, gates, a host in
 trouble, and a person who meddles.
 """
+
+import itertools
+from collections.abc import Callable
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from healer.records import Record
-from tests.safeswitch.judged import HOUR, Judged
+from tests.safeswitch.judged import HOUR, Judged, KilledError
 
 TOPLEVELS = [f"/nix/store/{letter}-nixos" for letter in "gbcd"]
 # A person seldom condemns what was good, or there would be nothing to go back to.
@@ -123,7 +127,33 @@ class DeploymentHistories(RuleBasedStateMachine):
         assert intent is not None
         data = intent.data
         expected = {data["target"], data.get("from", data["target"])}
-        host.comes_of_it(works and host.current in expected)
+        by_hand = data["action"] in {"condemn", "forgive"}
+        host.comes_of_it(by_hand or (works and host.current in expected))
+
+    @rule(entries=st.integers(0, 2), data=st.data())
+    def healer_is_killed_between_two_entries(self, entries: int, data: st.DataObject) -> None:
+        """Of what is recorded next, a beginning is durable; who comes back is to make up for it."""
+        host = self.host
+        meanwhile: dict[str, Callable[[], object]] = {
+            "time passes": lambda: host.after(330),
+            "an agent crashes": lambda: host.crash("web", times=3),
+            "it is deployed": lambda: host.deploy(TOPLEVELS[1], "web"),
+        }
+        if host.open_intent() is not None:
+            meanwhile["an action ends"] = lambda: self.an_action_ends(works=True)
+        else:
+            for verb in ("condemn", "forgive"):
+                meanwhile[verb] = partial(host.ask, verb, target=TOPLEVELS[1])
+        what = data.draw(st.sampled_from(sorted(meanwhile)))
+        host.killed_after = entries
+        try:
+            meanwhile[what]()
+        except KilledError:
+            for name in NAMES:
+                host.stop(name)
+                host.start(name)
+        host.killed_after = None
+        host.look()
 
     @precondition(lambda self: self.host.open_intent() is None)
     @rule(verb=st.sampled_from(["condemn", "forgive"]), toplevel=st.sampled_from(MEDDLED))
@@ -147,6 +177,24 @@ class DeploymentHistories(RuleBasedStateMachine):
                 running = record.data["toplevel"]
             elif record.type == "action.outcome":
                 assert record.data["running"] == running
+
+    @invariant()
+    def what_follows_from_an_outcome_is_told_after_it(self) -> None:
+        ledger = self.host.ledger
+        for outcome, after in itertools.pairwise([*ledger, None]):
+            if outcome is None or outcome.type != "action.outcome" or not outcome.data["ok"]:
+                continue
+            intent = ledger[outcome.data["intent"]].data
+            by_hand = "asked_by" in intent
+            told = None if after is None else (after.type, after.data.get("toplevel"))
+            if intent["action"] == "promote":
+                assert told == ("deployment.known-good", intent["target"])
+            elif intent["action"] == "rollback" and not by_hand:
+                assert told == ("deployment.condemned", intent["from"])
+            elif intent["action"] == "condemn":
+                assert told == ("deployment.condemned", intent["target"])
+            elif intent["action"] == "forgive":
+                assert told == ("deployment.forgiven", intent["target"])
 
     @invariant()
     def what_is_observed_runs(self) -> None:

@@ -67,8 +67,8 @@ def _identity(name: str, unit: str) -> list[str] | None:
         return None
     if done.returncode != 0 or state != "loaded":
         raise RefusedError(
-            f"beforeRollback of {name} cannot be run as its user, for {unit} is {state}: nothing "
-            f"was changed; see systemctl status {unit}"
+            f"beforeRollback of {name} cannot be run as its user, for {unit} is {state}; "
+            f"see systemctl status {unit}"
         )
     # "!" marks a working directory whose absence is borne, "~" the user's home.
     return [
@@ -113,8 +113,7 @@ def _run(
     if (result, status) != _SUCCESS:
         how = "took too long" if result == "timeout" else "failed"
         raise RefusedError(
-            f"{hook} of {name} {how} (exit code {status}): nothing was changed; "
-            f"see journalctl --unit={unit}"
+            f"{hook} of {name} {how} (exit code {status}); see journalctl --unit={unit}"
         )
     # So that after a power cut it is known. A full disk does not keep the system from going back.
     with contextlib.suppress(OSError):
@@ -126,7 +125,7 @@ def _wait_until_over(unit: str, patience_sec: float) -> None:
     deadline = time.monotonic() + patience_sec
     while not transient.is_over(unit):
         if time.monotonic() > deadline:
-            raise RefusedError(f"{unit} runs for longer than it may: nothing was changed")
+            raise RefusedError(f"{unit} runs for longer than it may")
         time.sleep(_POLL_SEC)
 
 

@@ -22,13 +22,24 @@ _UNCHANGED = frozenset({1, 11, 100})
 _ACTIVATION_FAILED = 2
 
 
+class Declared(msgspec.Struct, frozen=True, rename="camel"):
+    """What an agent's declaration says of going back, whatever else it says."""
+
+    unit: str
+    rollback_safe: bool = True
+    snapshot: tuple[str, ...] | None = None
+    before_rollback: tuple[str, ...] | None = None
+    before_rollback_timeout_sec: float = 60.0
+
+
 @dataclass(slots=True)
 class Trial:
     """How far a trial is; the file that holds it is readable by everybody.
 
     It is of one intent, by the hash of its entry, and of one boot. ``package`` is the healer that
     carries it; ``judge`` is the one that watches the gates of ``config``, as the user ``uid``.
-    ``until_ms`` is when it goes back, in milliseconds since boot, and ``why`` says why.
+    ``until_ms`` is when it goes back, in milliseconds since boot, and ``why`` says why. ``agents``
+    are those that the trial changes; ``prepared`` says that their hooks have run.
     """
 
     leaf: str
@@ -48,6 +59,8 @@ class Trial:
     until_ms: int | None = None
     gates: dict[str, str] = field(default_factory=dict)
     why: str = ""
+    agents: dict[str, Declared] = field(default_factory=dict)
+    prepared: bool = False
     ok: bool = False
     detail: str = ""
     running: str | None = None

@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from healer.config import Config
 from healer.config.reader import YamlError, parse
 from healer.errors import RefusedError
-from healer.host import clock, known_good, nix
+from healer.host import changes, clock, known_good, nix
 from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
-from healer.safeswitch.deadman import Trial
+from healer.safeswitch.deadman import Declared, Trial
 
 _CONFIG = Path("etc/healer/config.yaml")
 _SPACE = 1024 * 1024
@@ -55,6 +57,7 @@ def try_out(config: Config, intent: Entry) -> str:
     if systems.current == target:
         # A trial goes back to what ran before it: there would be nothing to go back to.
         raise RefusedError(f"{target} runs already")
+    agents = _changed(str(systems.current), target, judge.agents)
     trial.begin(
         Trial(
             leaf=intent.leaf,
@@ -71,9 +74,26 @@ def try_out(config: Config, intent: Entry) -> str:
             uid=user.pw_uid,
             gid=user.pw_gid,
             gates=dict.fromkeys(judge.gates, "unknown"),
+            agents=agents,
         )
     )
     return f"{trial.UNIT} runs {target} on trial"
+
+
+def _changed(source: str, target: str, agents: dict[str, Declared]) -> dict[str, Declared]:
+    """Return the agents that a trial changes; RefusedError where one cannot be taken back.
+
+    A trial goes back by itself, so it has to be safe from the start.
+    """
+    how = changes.between(source, target, {name: each.unit for name, each in agents.items()})
+    found = {name: each for name, each in agents.items() if how.agents[name] != "same"}
+    unsafe = sorted(name for name, each in found.items() if not each.rollback_safe)
+    if unsafe:
+        raise RefusedError(
+            f"rollbackSafe is false for {', '.join(unsafe)}, which {target} changes, and a trial "
+            "goes back by itself: deploy it by nixos-rebuild switch"
+        )
+    return found
 
 
 def _user() -> pwd.struct_passwd:
@@ -177,11 +197,15 @@ def _boot_files(target: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """The healer that watches the gates, the configuration that declares them, their names."""
+    """The healer that watches the gates, the configuration that declares them, their names.
+
+    ``agents`` holds what the same configuration says of going back.
+    """
 
     package: str
     config: Path
     gates: tuple[str, ...]
+    agents: dict[str, Declared]
 
 
 def _judge(target: str) -> _Judge:
@@ -195,9 +219,10 @@ def _judge(target: str) -> _Judge:
     try:
         document: Any = parse(path.read_text(encoding="utf-8"))
         gates = tuple(str(gate["name"]) for gate in document["safeSwitch"]["gates"])
-        return _Judge(str(document["package"]), path, gates)
+        agents = msgspec.convert(document["agents"], dict[str, Declared])
+        return _Judge(str(document["package"]), path, gates, agents)
     except (OSError, ValueError, YamlError, LookupError, TypeError) as error:
-        raise RefusedError(f"the gates that {path} declares cannot be read: {error}") from error
+        raise RefusedError(f"what {path} declares cannot be read: {error}") from error
 
 
 def check_generation(intent: Entry, profile: Path) -> None:

@@ -134,7 +134,10 @@ class Rollback:
         units = {name: agent.unit for name, agent in agents.items()}
         found = changes.between(self._from, self._target, units)
         concerned = sorted(name for name, how in found.agents.items() if how != "same")
-        hooks.run(agents, concerned, self._path.with_suffix(""))
+        try:
+            hooks.run(agents, concerned, self._path.with_suffix(""))
+        except RefusedError as error:
+            raise RefusedError(f"nothing was changed: {error}") from error
         self._progress.prepared = True
         self._progress.steps["prepare"] = round((_now() - began) * 1000)
         self._write()

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import msgspec
 
+from healer.config import Agent
 from healer.errors import HealerError, RefusedError
 from healer.files import write_atomically
-from healer.host import activation, clock, nix
+from healer.host import activation, clock, hooks, nix
 from healer.host.activation import Activated
 from healer.ledger.entry import Entry
 from healer.safeswitch import deadman, rollback
@@ -138,7 +139,8 @@ def _take(trial: Trial, step: Step) -> None:
     _write(trial)
     print(f"healer trial: {step.phase}: {step.words}", file=sys.stderr, flush=True)
     if step.phase == "done":
-        for path in (_WORD, *_links()):
+        noted = PATH.parent.glob(f"{_ends(trial).name}.*")
+        for path in (_WORD, *_links(), *noted):
             path.unlink(missing_ok=True)
 
 
@@ -193,6 +195,8 @@ def _restore_profile(trial: Trial) -> None:
 
 def _return(trial: Trial) -> None:
     """Make the source the system that runs, unless somebody has deployed another since."""
+    if not trial.prepared and _running(trial) == trial.target:
+        _prepare(trial)
     step = None
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -207,6 +211,27 @@ def _return(trial: Trial) -> None:
             break
     if step is not None:
         _take(trial, step)
+
+
+def _prepare(trial: Trial) -> None:
+    """Run the hooks of the agents that going back changes, once.
+
+    One that fails is told of. It does not keep the target running: that may be what nobody can
+    reach any more.
+    """
+    for name, said in sorted(trial.agents.items()):
+        agent = Agent(
+            unit=said.unit,
+            snapshot=said.snapshot,
+            before_rollback=said.before_rollback,
+            before_rollback_timeout_sec=said.before_rollback_timeout_sec,
+        )
+        try:
+            hooks.run({name: agent}, [name], _ends(trial))
+        except (HealerError, OSError) as error:
+            trial.why += f"; {error}"
+    trial.prepared = True
+    _write(trial)
 
 
 def _activate(trial: Trial, toplevel: str, action: str) -> Activated:
@@ -228,6 +253,11 @@ def _word() -> Word | None:
 
 def _running(trial: Trial) -> str | None:
     return nix.systems(Path(trial.profile)).current
+
+
+def _ends(trial: Trial) -> Path:
+    """Return how the names begin of the files that tell how each hook ended."""
+    return PATH.with_name(f"trial-{trial.leaf[:16]}")
 
 
 def _links() -> tuple[Path, Path]:

@@ -351,6 +351,52 @@ def test_a_trial_that_takes_healer_away_comes_back(container: Boot) -> None:
     assert_intact(machine)
 
 
+def hooked(label: str, *gates: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Declare a system in which the worker's unit says which system it is of, and has hooks."""
+    made = gated(label, *gates)
+    made["healer"]["agents"]["worker"] = agent(environment={"LABEL": label}, **options)
+    return made
+
+
+def test_a_trial_goes_back_by_the_hooks_of_the_agents_that_it_changes(container: Boot) -> None:
+    machine = container(system=hooked("old"))
+    old = machine.current_system()
+    note = "echo $HEALER_AGENT $(id -u) $(readlink -f /run/current-system)"
+    migrated = {
+        "snapshot": ["/bin/sh", "-c", f"{note} >>/run/snapshot"],
+        "beforeRollback": ["/bin/sh", "-c", f"{note} >>$STATE_DIRECTORY/prepared"],
+    }
+    new = machine.build(hooked("new", **migrated))
+    assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    machine.fail("test -e /run/snapshot")
+    done, out = ask(machine, "rollback")
+    assert done, out
+    assert where(machine) == (old, old, old)
+    assert machine.succeed("cat /run/snapshot").split() == ["worker", "0", new]
+    name, user, ran = machine.succeed("cat /var/lib/worker/prepared").split()
+    assert (name, ran) == ("worker", new)
+    assert user != "0"
+    # Going back matters more: who is cut off has nobody to mend a hook.
+    broken = {"beforeRollback": ["/bin/false"], "snapshot": ["/bin/sleep", "1000"]}
+    failing = machine.build(hooked("failing", beforeRollbackTimeoutSec=1, **broken))
+    assert ask(machine, f"run {failing} --confirm-within 10m")[0]
+    done, out = ask(machine, "rollback")
+    assert done, out
+    assert where(machine) == (old, old, old)
+    assert "snapshot of worker took too long" in out
+    # What cannot be taken back is not tried out; where it stays the same, nobody minds.
+    unsafe = machine.build(hooked("unsafe", rollbackSafe=False))
+    refused(machine, f"run {unsafe}", "rollbackSafe is false for worker, which")
+    refused(machine, f"run {unsafe}", "deploy it by nixos-rebuild switch")
+    machine.set_profile(unsafe)
+    assert machine.switch(unsafe) == 0
+    same = machine.build({**hooked("unsafe", rollbackSafe=False), "label": "another"})
+    assert ask(machine, f"run {same} --confirm-within 10m")[0]
+    assert ask(machine, "rollback")[0]
+    assert where(machine) == (unsafe, unsafe, unsafe)
+    assert_intact(machine)
+
+
 def test_agents_that_crash_in_a_trial_end_it(container: Boot) -> None:
     """healer's own rollback is not in the trial's way, nor the trial in that one's."""
     machine = container(system=gated("good", probation_sec=3))

@@ -11,7 +11,7 @@ def entries(kind):
 
 def wait_for(kind, text):
     machine.wait_until_succeeds(
-        f"healer ledger show --json --type {kind} | grep -F -- '{text}'", timeout=120
+        f"healer ledger show --json --type {kind} | grep -F -- '{text}'", timeout=600
     )
 
 
@@ -35,7 +35,7 @@ with subtest("a killed agent runs again, where it was, and the crash is recorded
     pid = machine.succeed("systemctl show -P MainPID counter").strip()
     machine.succeed(f"kill -KILL {pid}")
     wait_for("agent.recovered", "counter")
-    machine.succeed("test $(cat /var/lib/counter/count) -gt 5")
+    machine.wait_until_succeeds("test $(cat /var/lib/counter/count) -gt 5", timeout=60)
     crash = entries("agent.crash")[-1]["data"]
     t.assertEqual((crash["class"], crash["status"]), ("signal", "KILL"))
 

@@ -134,12 +134,28 @@ def losses(machine: LocalMachine, what: str) -> list[dict[str, Any]]:
 
 def wait_until_all_are_recorded(machine: LocalMachine, name: str = "worker") -> int:
     """Wait until the ledger has as many crashes as systemd counted restarts; return how many."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while (counts := _crash_counts(machine, name))[0] != counts[1]:
         assert time.monotonic() < deadline, counts
         time.sleep(0.5)
     assert_intact(machine)
     return counts[0]
+
+
+def wait_until_every_end_is_recorded(machine: LocalMachine, name: str) -> int:
+    """Wait until each run of a stopped agent has its entry; return how often it was restarted."""
+    restarts = int(machine.succeed(f"systemctl show -P NRestarts {name}"))
+    # Each run but the first was a restart. The last is counted also where the stop came before it
+    # was carried out.
+    machine.succeed("journalctl --sync")
+    told = f"journalctl _PID=1 -u {name} -n 2 -o cat | head -1 | grep 'Scheduled restart'"
+    forestalled = machine.execute(told)[0] == 0
+    runs = (
+        f'healer ledger show --json | grep -E \'"type": "agent.(crash|stopped|exit)"\''
+        f' | grep -c \'"agent": "{name}"\''
+    )
+    machine.wait_until_succeeds(f"test $({runs}) = {restarts + 1 - forestalled}", timeout=300)
+    return restarts
 
 
 def _crash_counts(machine: LocalMachine, name: str) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def needy(label: str, **options: Any) -> dict[str, Any]:
         "escalation": {"enable": False},
     }
     agents = {"first": {**each, **options}, "second": each, "third": each}
-    return system(agents, label=label, healer={"safeSwitch": {"probationSec": 15}})
+    return system(agents, label=label, healer={"safeSwitch": {"probationSec": 30}})
 
 
 def test_a_bad_environment_is_not_blamed_on_the_deployment(container: Boot) -> None:
@@ -112,8 +112,10 @@ def test_a_flaky_agent_with_its_old_crash_rate_is_not_blamed(container: Boot) ->
         f" python3 -B /run/history.py {LEDGER} </run/pattern.json",
         "systemctl start healer",
     )
-    flaky = agent(environment={"LEVEL": "debug"})
-    new = machine.deploy(system({"worker": flaky}, label="new"))
+    # Neither is the probation over, nor the agent well again, before it has crashed five times.
+    flaky = agent(environment={"LEVEL": "debug"}, stableSec=10)
+    patient = {"safeSwitch": {"probationSec": 20}}
+    new = machine.deploy(system({"worker": flaky}, label="new", healer=patient))
     wait_for_entry(machine, "deployment.activated", toplevel=new)
     for _ in range(5):
         kill_and_wait(machine, "worker.service")

@@ -171,7 +171,7 @@ def test_a_probation_goes_on_after_a_reboot(boot: Boot) -> None:
     probation = {"safeSwitch": {"probationSec": probation_sec}}
     new = machine.deploy(system({"worker": agent()}, label="new", healer=probation))
     wait_for_entry(machine, "host.up")
-    machine.sleep(25 * slowness)
+    machine.sleep(15 * slowness)
     booted_into(machine, new)
     assert promoted(machine) == new
     again = entries(machine, "deployment.activated")[-1]

@@ -107,7 +107,7 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
     old, pid = machine.current_system(), main_pid(machine, "worker.service")
     new = machine.build({**gated("new"), "healerTag": "another version"})
     # The session is a unit whose processes all die, as a login's do when its network goes.
-    command = shlex.quote(f"healer safeswitch run {new} --confirm-within 6s; sleep 1000")
+    command = shlex.quote(f"healer safeswitch run {new} --confirm-within 15s; sleep 1000")
     machine.succeed(f"systemd-run --unit=session --setenv=PATH=$PATH sh -c {command}")
     machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=60)
     machine.succeed("systemctl kill --signal=KILL session")
@@ -164,7 +164,7 @@ def test_a_trial_ends_early(container: Boot) -> None:
     assert "alice (by sudo) asked for it" in out
     assert where(machine) == (old, old, old)
     # By another deployment: what somebody deployed since stays.
-    assert ask(machine, f"run {slow} --confirm-within 8s")[0]
+    assert ask(machine, f"run {slow} --confirm-within 10m")[0]
     machine.set_profile(other)
     assert machine.switch(other) == 0
     machine.wait_until_succeeds(f"grep -q superseded {TRIAL}", timeout=60)
@@ -309,14 +309,14 @@ def test_going_back_by_hand(container: Boot) -> None:
 
 def test_a_trial_that_cannot_be_switched_to_or_kept(container: Boot) -> None:
     old_spec = gated("old")
-    old_spec["healer"]["safeSwitch"]["timeoutSec"] = 5
+    old_spec["healer"]["safeSwitch"]["timeoutSec"] = 20
     machine = container(system=old_spec)
     old = machine.current_system()
     # Its activation hangs, with the switch's lock held.
     hangs = machine.build({**gated("hangs"), "activationScript": "sleep 1000"})
     done, out = ask(machine, f"run {hangs}")
     assert not done
-    assert "switch-to-configuration test did not end within 5 s" in out
+    assert "switch-to-configuration test did not end within 20 s" in out
     assert f"{old} runs again" in out
     assert where(machine) == (old, old, old)
     # Its activation fails.
@@ -341,7 +341,7 @@ def test_a_trial_that_takes_healer_away_comes_back(container: Boot) -> None:
     machine = container(system=gated("old"))
     old = machine.current_system()
     without = machine.build({"label": "without"})
-    assert ask(machine, f"run {without} --confirm-within 3")[0]
+    assert ask(machine, f"run {without} --confirm-within 10")[0]
     machine.succeed("systemctl kill --signal=KILL healer; systemctl stop healer")
     machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
     assert where(machine) == (old, old, old)
@@ -418,7 +418,7 @@ def test_no_system_is_known_good_while_it_is_on_trial(container: Boot) -> None:
     old = machine.current_system()
     wait_for_entry(machine, "deployment.known-good", toplevel=old)
     new = machine.build(gated("new", probation_sec=1))
-    assert ask(machine, f"run {new} --confirm-within 8")[0]
+    assert ask(machine, f"run {new} --confirm-within 30")[0]
     verdict = wait_for_entry(machine, "safeswitch.verdict", toplevel=new)
     assert verdict["data"]["verdict"] == "inconclusive"
     machine.wait_until_succeeds(

@@ -97,7 +97,8 @@ def test_nothing_is_rolled_back_without_a_known_good(container: Boot) -> None:
 
 
 def test_an_environment_that_was_bad_before_is_not_blamed_on_a_known_good(container: Boot) -> None:
-    machine = container(system=GOOD)
+    # It is not well again between two of them.
+    machine = container(system=system({"worker": agent(stableSec=10)}, label="good"))
     good = promoted(machine)
     for _ in range(7):
         kill_and_wait(machine, "worker.service")
@@ -113,8 +114,11 @@ def test_a_test_activation_and_a_held_lock(container: Boot) -> None:
     # Somebody's switch hangs with the lock held: healer waits for it instead of adding to it.
     lock = "/run/nixos/switch-to-configuration.lock"
     bad = machine.build(BAD)
+    # It waits for the lock while the switch to the bad system still has it.
+    waits = f"until [ /run/current-system -ef {bad} ]; do sleep 0.01; done"
+    machine.write_file("/run/hog.sh", f"{waits}\nexec flock {lock} sleep infinity\n")
+    machine.succeed("systemd-run --unit=hog sh /run/hog.sh")
     assert machine.switch(bad, "test") in {0, 4}
-    machine.succeed(f"systemd-run --unit=hog flock {lock} sleep infinity")
     wait_for_entry(machine, "agent.crash-loop", toplevel=bad, timeout=120)
     machine.sleep(2)
     # Either it was waited for before the decision or, if that came first, in the rollback itself.

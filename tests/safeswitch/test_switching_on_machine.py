@@ -225,7 +225,7 @@ def test_a_switch_that_hangs_after_it_has_switched_is_a_rollback(container: Boot
     machine = container(system=good(services={"slow": slow}))
     known_good = promoted(machine)
     machine.succeed("touch /run/obstacle")
-    toplevel = machine.deploy(bad({"timeoutSec": 8}), status={0, 4})
+    toplevel = machine.deploy(bad({"timeoutSec": 20}), status={0, 4})
     outcome = assert_rolled_back(machine, toplevel, known_good)
     assert "did not end within" in outcome["detail"]
 

@@ -68,7 +68,7 @@ def test_a_class_of_crash(
     container: Boot, program: str, options: dict[str, Any], expected: dict[str, str]
 ) -> None:
     # What matters here is the first run.
-    slow = {"policy": "exponential", "delaySec": 30, "maxDelaySec": 60}
+    slow = {"policy": "exponential", "delaySec": 300, "maxDelaySec": 600}
     machine = container()
     declared = {**agent("odd", restart=slow), **options}
     machine.deploy(system({"odd": declared}, etc={"agents/odd.py": program}), status={0, 4})

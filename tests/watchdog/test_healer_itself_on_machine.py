@@ -13,6 +13,7 @@ from tests.machine.agents import (
     wait_for_entry,
     wait_for_new_pid,
     wait_until_all_are_recorded,
+    wait_until_every_end_is_recorded,
 )
 from tests.machine.local import LocalMachine
 
@@ -140,17 +141,7 @@ def test_a_storm_in_which_systemd_and_the_bus_restart(container: Boot) -> None:
     units = " ".join(f"{name}.service" for name in names)
     machine.succeed(f"systemctl stop {units}")
     for name in names:
-        # Each run ended, and each run but the first was a restart.
-        restarts = int(machine.succeed(f"systemctl show -P NRestarts {name}"))
-        assert restarts >= 10
-        # The last restart is counted also where the stop came before it was carried out.
-        told = f"journalctl _PID=1 -u {name} -n 2 -o cat | head -1 | grep 'Scheduled restart'"
-        forestalled = machine.execute(told)[0] == 0
-        runs = (
-            f'healer ledger show --json | grep -E \'"type": "agent.(crash|stopped|exit)"\''
-            f' | grep -c \'"agent": "{name}"\''
-        )
-        machine.wait_until_succeeds(f"test $({runs}) = {restarts + 1 - forestalled}", timeout=120)
+        assert wait_until_every_end_is_recorded(machine, name) >= 10
     assert losses(machine, "restarts") == []
     assert main_pid(machine, "healer.service") == healer
     assert_intact(machine)

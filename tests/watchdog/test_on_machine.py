@@ -15,6 +15,7 @@ from tests.machine.agents import (
     wait_for_entry,
     wait_for_new_pid,
     wait_until_all_are_recorded,
+    wait_until_every_end_is_recorded,
 )
 from tests.machine.local import LocalMachine
 
@@ -102,7 +103,7 @@ def test_exponential_backoff_grows_to_its_cap(container: Boot) -> None:
 
 def test_the_backoff_begins_anew_after_a_stable_run(container: Boot) -> None:
     backoff = {"policy": "exponential", "delaySec": 0.05, "maxDelaySec": 3, "steps": 3}
-    machine = container(system=system({"worker": agent(restart=backoff)}))
+    machine = container(system=system({"worker": agent(restart=backoff, stableSec=8)}))
     machine.wait_for_unit("worker.service")
     for _ in range(4):
         kill_and_wait(machine, "worker.service")
@@ -110,7 +111,9 @@ def test_the_backoff_begins_anew_after_a_stable_run(container: Boot) -> None:
     assert machine.get_unit_property("worker.service", "NRestarts") == "0"
     assert machine.get_unit_property("worker.service", "ActiveState") == "active"
     kill_and_wait(machine, "worker.service")
-    wait_for_entry(machine, "agent.recovered", agent="worker")
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type agent.recovered --json | wc -l) = 2", timeout=60
+    )
     delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
     assert delays[-1] < delays[-2]
     assert_intact(machine)
@@ -132,7 +135,7 @@ def test_a_person_holds_releases_restarts_and_resets(container: Boot) -> None:
     machine.wait_for_unit("worker.service")
 
     # A hold ends by itself, also without healer.
-    machine.succeed("healer agent worker hold --for 3s", "systemctl stop healer")
+    machine.succeed("healer agent worker hold --for 10s", "systemctl stop healer")
     machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
     machine.succeed("systemctl start healer")
     machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
@@ -229,7 +232,7 @@ def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: B
         machine.succeed("systemctl kill --signal=KILL worker")
         wait_for_new_pid(machine, "worker.service", pid)
     count = "test $(healer ledger show --type agent.crash --json | wc -l)"
-    machine.wait_until_succeeds(f"{count} = 3", timeout=20)
+    machine.wait_until_succeeds(f"{count} = 3", timeout=60)
     # Nor is one lost while healer is down: the journal is read on from where it was.
     machine.succeed("systemctl stop healer")
     for _ in range(2):
@@ -248,10 +251,11 @@ def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: B
 def test_hostile_records_in_the_journal(container: Boot) -> None:
     """What agents and other users log neither stops healer nor passes for systemd's word."""
     liar = (
-        "import socket, sys\n"
+        "import socket, sys, time\n"
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
         "record = b'MESSAGE=gone\\nCOREDUMP_TIMESTAMP=' + b'9' * 30 + b'\\nPRIORITY=x\\n'\n"
         "s.sendto(record, '/run/systemd/journal/socket')\n"
+        "time.sleep(0.5)\n"  # until journald knows whose word it is
         "sys.exit(1)\n"
     )
     slow = {"policy": "exponential", "delaySec": 5}
@@ -287,7 +291,7 @@ def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot
     machine.succeed("systemctl stop healer")
     said = "journalctl -q _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID worker)"
     for _ in range(4):
-        machine.wait_until_succeeds(f"{said} | grep -q 'job '", timeout=60)
+        machine.wait_until_succeeds(f"{said} | grep 'job ' >/dev/null", timeout=60)
         kill_and_wait(machine, "worker.service")
     machine.succeed("systemctl start healer")
     assert wait_until_all_are_recorded(machine) == 5
@@ -353,8 +357,9 @@ def test_an_adopted_unit_and_a_name_with_escapes(container: Boot) -> None:
 def test_recorded_stamps_are_removed(container: Boot) -> None:
     machine = container()
     machine.deploy(system({"worker": agent("broken")}), status={0, 4})
-    machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 50", timeout=60)
+    machine.wait_until_succeeds("test $(systemctl show -P NRestarts worker) -ge 50", timeout=300)
     machine.succeed("systemctl stop worker")
+    wait_until_every_end_is_recorded(machine, "worker")
     machine.wait_until_succeeds("test $(ls /run/healer/stamps | grep -c stop$) -lt 32", timeout=30)
     crashes = len(entries(machine, "agent.crash"))
     assert crashes >= 50
@@ -375,7 +380,7 @@ def test_a_failing_health_check_restarts_the_agent(container: Boot) -> None:
         "http.server.HTTPServer(('127.0.0.1', 8080), Handler).serve_forever()\n"
     )
     check = {"name": "web", "type": "http", "url": "http://127.0.0.1:8080/", "intervalSec": 0.3}
-    web = agent("web", health=[{**check, "startGraceSec": 1, "timeoutSec": 1}])
+    web = agent("web", health=[{**check, "startGraceSec": 10, "timeoutSec": 1}])
     machine = container(system=system({"web": web}, etc={"agents/web.py": server}))
     machine.wait_until_succeeds('healer status --json | grep -E \'"web": *"ok"\'', timeout=20)
     pid = main_pid(machine, "web.service")

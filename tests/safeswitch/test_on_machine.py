@@ -63,7 +63,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
     bad = machine.deploy(BAD, status={0, 4})
     outcome = assert_rolled_back(machine, bad, good)
     measured = wait_for_entry(machine, "deployment.closure", toplevel=bad, previous=good)["data"]
-    assert measured["added"] == measured["removed"] == 1, "the toplevel itself"
+    assert measured["added"] == measured["removed"] == 2, "the toplevel and its configuration"
     assert measured["bytes_added"] > 10_000
     assert set(outcome["steps"]) == {"start", "profile", "switch"}
 

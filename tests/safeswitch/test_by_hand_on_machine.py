@@ -123,7 +123,7 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
     outcome = trial_outcome(machine)
     assert not outcome["ok"]
     assert outcome["running"] == old
-    assert "nobody confirmed it within 6 s" in outcome["detail"]
+    assert "nobody confirmed it within 15 s" in outcome["detail"]
     assert pid == main_pid(machine, "worker.service")
     assert_intact(machine)
 

@@ -418,7 +418,7 @@ def test_no_system_is_known_good_while_it_is_on_trial(container: Boot) -> None:
     old = machine.current_system()
     wait_for_entry(machine, "deployment.known-good", toplevel=old)
     new = machine.build(gated("new", probation_sec=1))
-    assert ask(machine, f"run {new} --confirm-within 30")[0]
+    assert ask(machine, f"run {new} --confirm-within 20")[0]
     verdict = wait_for_entry(machine, "safeswitch.verdict", toplevel=new)
     assert verdict["data"]["verdict"] == "inconclusive"
     machine.wait_until_succeeds(

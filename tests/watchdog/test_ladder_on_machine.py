@@ -141,7 +141,7 @@ def test_a_reboot_into_the_known_good(container: Boot) -> None:
 
 def test_healer_killed_between_intent_and_outcome(container: Boot) -> None:
     """The quarantine is done once, whoever is killed, and ends without healer."""
-    slow = host({"quarantineSec": 40, "maxQuarantines": 1})
+    slow = host({"quarantineSec": 30, "maxQuarantines": 1})
     machine = container(system=slow)
     known_good(machine)
     # Root's helper is kept from answering, so that there is a long way between the two.

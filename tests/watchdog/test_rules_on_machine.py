@@ -225,7 +225,7 @@ def test_a_rule_for_failed_health_checks(container: Boot) -> None:
 
 def test_a_unit_with_escapes_in_its_name(container: Boot) -> None:
     unit = r"a\x2db@c\x3ad"
-    rules = [{"exitCodes": [7], "action": "restart", "delaySec": 10}]
+    rules = [{"exitCodes": [7], "action": "restart", "delaySec": 6}]
     restart = {"policy": "conditional", "rules": rules}
     odd = {"adopt": True, "unit": f"{unit}.service", "restart": restart, "stableSec": 2}
     exits = "/bin/sh -c 'while ! test -e /run/go; do sleep 0.05; done; rm /run/go; exit 7'"
@@ -259,7 +259,7 @@ def test_an_environment_file_of_the_agents_own_does_not_reach_root(container: Bo
         "stateDirectory": "worker",
         "restart": {
             "policy": "conditional",
-            "rules": [{"exitCodes": [7], "action": "restart", "delaySec": 10}],
+            "rules": [{"exitCodes": [7], "action": "restart", "delaySec": 6}],
         },
         "serviceConfig": {"EnvironmentFile": "-/etc/hostile"},
     }

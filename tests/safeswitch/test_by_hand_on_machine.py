@@ -168,6 +168,12 @@ def test_a_trial_ends_early(container: Boot) -> None:
     machine.set_profile(other)
     assert machine.switch(other) == 0
     machine.wait_until_succeeds(f"grep -q superseded {TRIAL}", timeout=60)
+    # Until healer has its outcome, another one is refused.
+    machine.wait_until_succeeds(
+        "test $(healer ledger show --type action.outcome --json"
+        """ | grep -c '"action": "try"') = 2""",
+        timeout=60,
+    )
     assert where(machine) == (other, other, other)
     # By a reboot: what was not confirmed does not boot.
     assert ask(machine, f"run {slow} --confirm-within 10m")[0]

@@ -13,7 +13,7 @@ CACHE := $(abspath $(or $(HEALER_CACHE),build))
 VENV := $(CACHE)/venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 SUITE ?=
 
 # What the Python packages are built with, and what boots machines.

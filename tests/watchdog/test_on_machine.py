@@ -227,18 +227,23 @@ def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
 def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
-    for _ in range(3):
+
+    def kill_all() -> None:
+        # Not the start stamp as well: it alone knows the toplevel then.
+        stamp = "/run/healer/stamps/worker.service.$(systemctl show -P InvocationID worker).start"
+        machine.wait_until_succeeds(f"test -s {stamp}", timeout=60)
         pid = main_pid(machine, "worker.service")
         machine.succeed("systemctl kill --signal=KILL worker")
         wait_for_new_pid(machine, "worker.service", pid)
+
+    for _ in range(3):
+        kill_all()
     count = "test $(healer ledger show --type agent.crash --json | wc -l)"
     machine.wait_until_succeeds(f"{count} = 3", timeout=60)
     # Nor is one lost while healer is down: the journal is read on from where it was.
     machine.succeed("systemctl stop healer")
     for _ in range(2):
-        pid = main_pid(machine, "worker.service")
-        machine.succeed("systemctl kill --signal=KILL worker")
-        wait_for_new_pid(machine, "worker.service", pid)
+        kill_all()
     machine.succeed("systemctl start healer")
     machine.wait_until_succeeds(f"{count} = 5", timeout=60)
     assert entries(machine, "loss") == []

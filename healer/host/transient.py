@@ -72,7 +72,7 @@ def _by_bus(unit: str, description: str, command: Sequence[str], runtime_max_sec
 
 def _call(bus: "SdBus", *method: str, data: tuple[Any, ...] = ()) -> str | None:
     """Call a method; return the name of its own error where it is refused with one."""
-    from sdbus import SdBusBaseError, SdBusUnmappedMessageError  # noqa: PLC0415
+    from sdbus import SdBusBaseError, SdBusUnmappedMessageError  # noqa: PLC0415 - see _bus
 
     try:
         message = bus.new_method_call_message(*method)
@@ -114,7 +114,7 @@ def _by_program(
 @lru_cache(maxsize=1)
 def _bus() -> "SdBus":
     # Most of the helper's requests need none of this.
-    from sdbus import SdBusBaseError, sd_bus_open_system  # noqa: PLC0415
+    from sdbus import SdBusBaseError, sd_bus_open_system  # noqa: PLC0415 - as above
 
     try:
         return sd_bus_open_system()

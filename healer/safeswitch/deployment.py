@@ -333,8 +333,19 @@ def _intended(state: DeploymentState, record: Record) -> DeploymentState:
     state = replace(state, pending=record, staged=None)
     if data["action"] == "promote" or data.get("asked_by") is not None:
         return state
+    return replace(_counted(state), answered=True)
+
+
+def _counted(state: DeploymentState) -> DeploymentState:
+    """Count an automatic rollback among those of the day."""
     recent = (at for at in state.rollbacks if state.elapsed_ms - at < DAY_MS)
-    return replace(state, answered=True, rollbacks=(*recent, state.elapsed_ms))
+    return replace(state, rollbacks=(*recent, state.elapsed_ms))
+
+
+def _rolled_back_by_boot(state: DeploymentState, record: Record) -> DeploymentState:
+    """Take note of an automatic rollback that healer hears of only once it is done."""
+    answered = state.answered or record.data["from"] == state.current
+    return replace(_counted(state), answered=answered)
 
 
 def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
@@ -385,6 +396,7 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "agent.crash": _crashed,
     "agent.crash-loop": _looped,
     "agent.recovered": _recovered,
+    "boot.rolled-back": _rolled_back_by_boot,
     "config.loaded": _declared,
     "deployment.activated": _activated,
     "deployment.condemned": _condemned,

@@ -8,6 +8,8 @@ from healer.config import Agent, Config, CrashLoop, SafeSwitch, TcpGate
 from healer.decisions import Decisions
 from healer.events import Changes, Context, Ended, Instant, Memory, Systems, UnitState
 from healer.records import Record
+from healer.safeswitch import verdicts
+from healer.safeswitch.booting import BootRollback
 from healer.safeswitch.untold import Untold
 
 GOOD, BAD, OTHER = (f"/nix/store/{letter}-nixos" for letter in "gbo")
@@ -235,6 +237,21 @@ class Judged:
         self.restart_healer()
         self.look()
 
+    def boot_goes_back(self) -> None:
+        """Boot a system that does not come up, until root goes back to the last known-good."""
+        source, target = self.current, self.decisions.deployment.known_good
+        assert target is not None
+        self.boot += 1
+        self.sec = 20
+        self.current = self.booted = target
+        for name in self.agents:
+            self.start(name)
+        self.come_back()
+        rolled_back = BootRollback(source, target, 3, f"boot{self.boot - 1}").record(self.now())
+        self.tell([rolled_back, verdicts.condemned_by_boot(rolled_back)])
+        self.tell([Record(self.now(), "healer.started", {"agents": list(self.agents)})])
+        self.look()
+
     def restart_healer(self) -> None:
         """Let healer come back with nothing but its ledger, which holds all that it knew."""
         before, entries = self.decisions.deployment, len(self.ledger)
@@ -269,8 +286,8 @@ class Judged:
 
     def told(self) -> list[str]:
         """Return all verdicts, each with its reason."""
-        verdicts = (record.data for record in self.of("safeswitch.verdict"))
-        return [f"{data['verdict']}: {data['reason']}" for data in verdicts]
+        told = (record.data for record in self.of("safeswitch.verdict"))
+        return [f"{data['verdict']}: {data['reason']}" for data in told]
 
     def verdict(self) -> tuple[str, str]:
         data = self.of("safeswitch.verdict")[-1].data

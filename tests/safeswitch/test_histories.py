@@ -97,6 +97,12 @@ class DeploymentHistories(RuleBasedStateMachine):
             self.host.tell([Record(self.host.now(), "healer.stopped", {"reason": "reboot"})])
         self.host.reboot()
 
+    @precondition(lambda self: self.host.decisions.deployment.on_probation)
+    @rule()
+    def it_does_not_come_up_and_root_goes_back_in_the_boot(self) -> None:
+        if self.host.open_intent() is None and self.host.decisions.deployment.known_good:
+            self.host.boot_goes_back()
+
     @rule()
     def healer_is_killed(self) -> None:
         self.host.restart_healer()
@@ -221,6 +227,9 @@ class DeploymentHistories(RuleBasedStateMachine):
                 goods = [*(good for good in goods if good != data["toplevel"]), data["toplevel"]]
             elif record.type == "deployment.condemned":
                 goods = [good for good in goods if good != data["toplevel"]]
+            elif record.type == "boot.rolled-back":
+                # It is root's, and not bound; but what comes after it is.
+                rollbacks.append(elapsed_ms)
             elif record.type == "action.intent" and "asked_by" not in data:
                 assert before is not None
                 assert before.type == "safeswitch.verdict"
@@ -288,9 +297,12 @@ class DeploymentHistories(RuleBasedStateMachine):
         ok = [
             record
             for record in self.host.ledger
-            if record.type == "action.outcome"
-            and record.data["action"] == "rollback"
-            and record.data["ok"]
+            if record.type == "boot.rolled-back"
+            or (
+                record.type == "action.outcome"
+                and record.data["action"] == "rollback"
+                and record.data["ok"]
+            )
         ]
         assert len(ends) <= len(ok)
 

@@ -108,6 +108,20 @@ def test_so_many_rollbacks_a_day_and_then_a_person_has_to_look() -> None:
     assert host.rolls_back()
 
 
+def test_a_rollback_in_a_boot_counts_among_those_of_the_day() -> None:
+    host = lived(options={"max_rollbacks_per_day": 2})
+    for number in range(2):
+        host.deploy(f"/nix/store/{number}-nixos", "web")
+        host.boot_goes_back()
+        host.after(120)
+    bad(host)
+    assert host.open_intent() is None
+    assert "as many as safeSwitch.maxRollbacksPerDay allows" in host.verdict()[1]
+    host.sec += 24 * HOUR
+    host.crash("web", times=9)
+    assert host.rolls_back()
+
+
 @pytest.mark.parametrize(("unsafe", "forbidden"), [("db", True), ("mail", False)])
 def test_an_agent_that_cannot_go_back_keeps_the_system_where_it_is(
     unsafe: str, forbidden: bool

@@ -15,10 +15,9 @@ case $EPOCHREALTIME in *[!0-9.]*) EPOCHREALTIME= ;; esac
 stamps=/run/healer/stamps
 stamp=$stamps/$unit.$INVOCATION_ID
 last=/run/healer/last/$unit
-boot= peak= current= oom= oom_kill= pressure= start_uptime= stop_uptime=
+peak= current= oom= oom_kill= pressure= start_uptime= stop_uptime=
 # `read` makes two system calls for each byte, and reads no more than it needs.
 read -r stop_uptime _ </proc/uptime
-read -r boot </proc/sys/kernel/random/boot_id
 cgroup=/sys/fs/cgroup
 [ -e $cgroup/cgroup.controllers ] || cgroup=/sys/fs/cgroup/unified
 if [ -e "$cgroup/system.slice/$unit/cgroup.procs" ]; then
@@ -84,7 +83,7 @@ if [ -r "$stamps/$unit.count" ]; then read -r count <"$stamps/$unit.count"; fi
 if [ "${count:-0}" -lt 1000 ]; then
   echo $((${count:-0} + 1)) >"$stamps/$unit.count"
   printf '%s=%s\n' \
-    unit "$unit" invocation "$INVOCATION_ID" boot "$boot" \
+    unit "$unit" invocation "$INVOCATION_ID" \
     result "$SERVICE_RESULT" code "$EXIT_CODE" status "$EXIT_STATUS" \
     start_uptime "$start_uptime" stop_uptime "$stop_uptime" \
     memory_peak "$peak" memory_current "$current" oom "$oom" oom_kill "$oom_kill" \

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from healer.events import AnswerKind, Ended, Memory
+from healer.host import clock
 
 _ANSWERS: dict[str, AnswerKind] = {answer: answer for answer in get_args(AnswerKind)}
 _NAME = re.compile(r"(?P<unit>.+)\.(?P<invocation>[0-9a-f]{32})\.stop")
@@ -127,7 +128,7 @@ def parse(text: str) -> Ended | None:
     return Ended(
         unit=fields["unit"],
         invocation=fields["invocation"],
-        boot=fields["boot"].replace("-", ""),
+        boot=clock.boot_id(),  # they are in /run, which is as old as the boot
         result=fields["result"],
         code=fields["code"],
         status=fields["status"],

@@ -84,12 +84,12 @@ class Decisions:
         mate = groups.cause(self.config, self.agents, name, ended)
         return self._apply(agent.on_ended(name, declared, state, ended, context, now, mate=mate))
 
-    def on_dump(self, dump: CoreDump, now: Instant) -> list[Record]:
-        """Answer a core dump of a process of an agent's."""
+    def on_dump(self, dump: CoreDump, now: Instant, *, is_main: bool) -> list[Record]:
+        """Answer a core dump of a process of an agent's, its main process if ``is_main``."""
         name = self.agent_of(dump.unit)
         if name is None:
             return []
-        return self._apply(agent.on_dump(name, self.agent(name), dump, now))
+        return self._apply(agent.on_dump(name, self.agent(name), dump, now, is_main=is_main))
 
     def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
         """Answer what systemd says of an agent's unit now.

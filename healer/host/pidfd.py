@@ -65,6 +65,11 @@ class Deaths:
             return None
         return Death(watched.died_ms, _wait_status(watched.fd))
 
+    def is_watched(self, unit: str, invocation: str, pid: int | None) -> bool:
+        """Whether this is the main process of a unit that is, or was last, watched."""
+        watched = self._watched.get(unit)
+        return watched is not None and (watched.invocation, watched.pid) == (invocation, pid)
+
     def is_gone(self, unit: str, pid: int) -> bool:
         """Whether this main process of a unit was watched, and is gone."""
         watched = self._watched.get(unit)

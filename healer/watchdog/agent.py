@@ -247,13 +247,20 @@ def _why_down(state: AgentState, crash: Mapping[str, object], unit: UnitState) -
     return reason
 
 
-def on_dump(name: str, state: AgentState, dump: CoreDump, now: Instant) -> Iterator[Record]:
-    """Record a core dump, once for each invocation, in the incident of its crash."""
+def on_dump(
+    name: str, state: AgentState, dump: CoreDump, now: Instant, *, is_main: bool
+) -> Iterator[Record]:
+    """Record a core dump, once for each invocation, in the incident of its crash.
+
+    That of a main process can be known before the crash is. That of another is no crash.
+    """
     if dump.invocation in state.dumped:
         return
-    crash = state.last_crash
-    known = crash is not None and crash.data["invocation"] == dump.invocation
-    incident = crash.incident if known and crash is not None else state.incident
+    crash, incident = state.last_crash, state.incident
+    if crash is not None and crash.data["invocation"] == dump.invocation:
+        incident = crash.incident
+    elif is_main:
+        incident = _incident(name, state, dump.invocation)
     data = {
         "agent": name,
         "unit": dump.unit,
@@ -355,7 +362,12 @@ def _crash(
         "journal": list(context.journal),
         "source": ended.source,
     }
-    return Record(now, "agent.crash", data, state.incident or f"{name}-{ended.invocation[:8]}")
+    return Record(now, "agent.crash", data, _incident(name, state, ended.invocation))
+
+
+def _incident(name: str, state: AgentState, invocation: str) -> str:
+    """Return the incident that the crash of this invocation belongs to."""
+    return state.incident or f"{name}-{invocation[:8]}"
 
 
 def _end(state: AgentState, record: Record) -> AgentState:

@@ -145,7 +145,8 @@ class Recorder:
             await self._note_systems()
         await self._end_all(replay.ended, alive)
         for dump in replay.dumped:
-            self._record(self._decisions.on_dump(dump, clock.now()))
+            is_main = self._units.is_main(dump)
+            self._record(self._decisions.on_dump(dump, clock.now(), is_main=is_main))
         if replay.cursor is not None and self._ledger.health().spooled == 0:
             self._ends.read_up_to(replay.cursor)
         if replay.more:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from healer.errors import HostUnavailableError
-from healer.events import Death, Ended, UnitState
+from healer.events import CoreDump, Death, Ended, UnitState
 from healer.host import clock
 from healer.host.pidfd import Deaths
 from healer.host.systemd import SystemBus
@@ -179,6 +179,10 @@ class Units:
         if ended.boot != clock.boot_id():
             return None
         return self._deaths.of(ended.unit, ended.invocation)
+
+    def is_main(self, dump: CoreDump) -> bool:
+        """Whether it was the main process of its invocation that dumped core, as far as known."""
+        return self._deaths.is_watched(dump.unit, dump.invocation, dump.pid)
 
     def n_restarts(self, unit: str) -> int | None:
         """Return systemd's count of a unit's automatic restarts, when it was last asked."""

@@ -27,6 +27,9 @@ def watch_until_death(end: Callable[["subprocess.Popen[bytes]"], None]) -> Death
             assert await asyncio.wait_for(told.get(), 10) == ("a.service", "1")
             process.wait()
         death = deaths.of("a.service", "1")
+        assert deaths.is_watched("a.service", "1", process.pid)
+        assert not deaths.is_watched("a.service", "2", process.pid)
+        assert not deaths.is_watched("a.service", "1", process.pid + 1)
         assert deaths.of("a.service", "2") is None
         assert told.empty()
         deaths.close()

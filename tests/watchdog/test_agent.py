@@ -66,21 +66,28 @@ def dump(invocation: str) -> CoreDump:
 def test_a_core_dump_is_recorded_once_in_the_incident_of_its_crash() -> None:
     decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
     first = crash(decisions)
-    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100))
+    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100), is_main=True)
     assert (record.incident, record.data["signal"]) == (first.incident, "SEGV")
-    assert decisions.on_dump(dump(FIRST), Instant("boot", 1_200)) == []
+    assert decisions.on_dump(dump(FIRST), Instant("boot", 1_200), is_main=True) == []
     # The incident may be over when systemd-coredump is done.
     crash(decisions, SECOND, 3_000)
     decisions.on_unit(UNIT, replace(RUNNING, invocation=THIRD), SYSTEMS, Instant("boot", 100_000))
     assert decisions.agent("web").incident is None
-    (record,) = decisions.on_dump(dump(SECOND), Instant("boot", 100_100))
+    (record,) = decisions.on_dump(dump(SECOND), Instant("boot", 100_100), is_main=False)
     assert record.incident == first.incident
 
 
-def test_a_core_dump_without_a_crash_belongs_to_no_incident() -> None:
+def test_a_core_dump_of_a_child_belongs_to_no_incident() -> None:
     decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
-    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100))
+    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 1_100), is_main=False)
     assert record.incident is None
+
+
+def test_a_core_dump_that_is_known_before_its_crash_is_in_its_incident() -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    (record,) = decisions.on_dump(dump(FIRST), Instant("boot", 900), is_main=True)
+    assert record.incident is not None
+    assert crash(decisions).incident == record.incident
 
 
 def test_a_start_limit_is_named() -> None:

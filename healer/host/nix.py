@@ -11,6 +11,7 @@ from healer.errors import RefusedError
 from healer.events import Systems
 from healer.host import bootloader
 
+STORE = Path("/nix/store")
 CURRENT = Path("/run/current-system")
 BOOTED = Path("/run/booted-system")
 SWITCH_LOCK = Path("/run/nixos/switch-to-configuration.lock")
@@ -85,8 +86,8 @@ def unavailable_reason(profile: Path) -> str | None:
 def check_toplevel(path: str) -> None:
     """Refuse, in words, what is not a complete NixOS system in the store."""
     toplevel = Path(path)
-    if not path.startswith("/nix/store/") or toplevel.parent != Path("/nix/store"):
-        raise RefusedError(f"{path} is not a path directly in /nix/store")
+    if not path.startswith(f"{STORE}/") or toplevel.parent != STORE:
+        raise RefusedError(f"{path} is not a path directly in {STORE}")
     if not toplevel.is_dir():
         raise RefusedError(f"{path} does not exist; it may have been garbage-collected")
     if not (toplevel / "nixos-version").exists():

@@ -22,6 +22,7 @@ NEEDS_BOOT = 100
 """Exit code of switch-to-configuration: the init interface is another one."""
 # Another run has the lock: 1, or errno's EAGAIN.
 _LOCKED = frozenset({1, 11})
+_ACTIONS = ("switch", "boot", "test")
 _POLL_SEC = 0.2
 _WATCH_SEC = 0.005
 _LOOK_SEC = 1.0
@@ -30,17 +31,19 @@ _ATTEMPTS = 3
 # Builtins of sh, and absolute programs. Each line of the result: a step, its exit code, and when
 # it ended in seconds since boot, to a hundredth (proc_uptime(5)).
 _SCRIPT = """\
-result=$1 from=$2 target=$3 nix_env=$4 profile=$5 base=$6 switch=$7 action=$8
+result=$1 from=$2 target=$3 nix_env=$4 profile=$5 base=$6 switch=$7 action=$8 current=$9
 step() { read -r now _ </proc/uptime; echo "$1 $2 $now" >>"$result"; }
-running=$(cd -P /run/current-system && pwd)
+running=$(cd -P "$current" && pwd)
 case $running in
   "$from" | "$target") step begun 0 ;;
   *) step superseded 0; exit 1 ;;
 esac
-"$nix_env" --profile "$profile" --set "$base"
-code=$?
-step profile $code
-[ $code = 0 ] || exit 1
+if [ "$base" ]; then
+  "$nix_env" --profile "$profile" --set "$base"
+  code=$?
+  step profile $code
+  [ $code = 0 ] || exit 1
+fi
 "$switch" "$action" </dev/null
 code=$?
 step "$action" $code
@@ -52,7 +55,7 @@ exit $code
 class Ran:
     """What became of the unit: the exit code of each step that ended, and when, since boot.
 
-    The steps: begun, profile, and switch or boot; or superseded, where another system ran.
+    The steps: begun, profile, and switch, boot or test; or superseded, where another system ran.
     """
 
     codes: dict[str, int]
@@ -62,11 +65,18 @@ class Ran:
     @property
     def code(self) -> int | None:
         """The exit code of switch-to-configuration; None when it was killed."""
-        return self.codes.get("switch", self.codes.get("boot"))
+        return next((self.codes[action] for action in _ACTIONS if action in self.codes), None)
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether nix-env has not failed."""
+        return self.codes.get("profile", 0) == 0
 
     @property
     def words(self) -> str:
-        """Say how switch-to-configuration ended."""
+        """Say how it ended."""
+        if not self.has_profile:
+            return f"nix-env --set failed (see journalctl --unit={UNIT})"
         if self.code is not None:
             return f"switch-to-configuration exited with {self.code}"
         if self.timed_out:
@@ -91,8 +101,8 @@ class Switch:
     def run(self, action: str) -> Ran:
         """Set the profile and run ``switch-to-configuration ACTION``: switch, or boot.
 
-        Begun again where it was killed, and where another switch came first. RefusedError when it
-        cannot be begun, or the profile cannot be set.
+        ``test`` leaves the profile as it is, and what boots. Begun again where it was killed, and
+        where another switch came first. RefusedError when it cannot be begun.
         """
         for attempt in range(_ATTEMPTS):
             self.result.unlink(missing_ok=True)
@@ -100,11 +110,7 @@ class Switch:
             if ran is None:
                 self._wait_for_the_name()
                 continue
-            if "superseded" in ran.codes:
-                return ran
-            if ran.codes.get("profile", 0) != 0:
-                raise RefusedError(f"nix-env --set failed; see journalctl --unit={UNIT}")
-            if self._is_final(ran, attempt):
+            if "superseded" in ran.codes or not ran.has_profile or self._is_final(ran, attempt):
                 return ran
             wait_for_lock(self.deadline)
         raise RefusedError(f"{UNIT} was ended {_ATTEMPTS} times before it had switched")
@@ -146,10 +152,12 @@ class Switch:
         return None
 
     def _command(self, action: str) -> list[str]:
+        base = self.goal.base if action != "test" else ""
         return [
             *("/bin/sh", "-c", _SCRIPT, "sh"),
             *(str(self.result), self.source, self.goal.toplevel, program("nix-env")),
-            *(str(self.profile), self.goal.base, self.goal.switch, action),
+            *(str(self.profile), base, self.goal.switch, action),
+            str(nix.CURRENT),
         ]
 
     def _wait_for_the_name(self) -> None:

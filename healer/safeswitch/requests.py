@@ -11,7 +11,6 @@ What root's helper lets through, and why:
 - `confirm` and `abandon` end a trial that root began, either way; the group healer may.
 """
 
-import os
 import pwd
 import shutil
 import subprocess
@@ -25,14 +24,13 @@ import msgspec
 from healer.config import Config
 from healer.config.reader import YamlError, parse
 from healer.errors import RefusedError
-from healer.host import changes, clock, known_good, nix
+from healer.host import changes, clock, known_good, nix, space
 from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
 from healer.safeswitch.deadman import Declared, Trial
 
 _CONFIG = Path("etc/healer/config.yaml")
-_SPACE = 1024 * 1024
 # Less than the daemon waits for an answer.
 _KEEP_SEC = 50.0
 
@@ -168,31 +166,9 @@ def check_possible(target: str, profile: Path) -> None:
     for unit in (UNIT, trial.UNIT):
         if _is_active(unit):
             raise RefusedError(f"another switch is under way: {unit} is active")
-    _check_space(target, profile)
-
-
-def _check_space(target: str, profile: Path) -> None:
-    wanted = {rollback.PROGRESS_DIR: _SPACE, profile.parent: _SPACE}
-    for boot in (Path("/boot"), Path("/efi")):
-        if boot.is_dir():
-            wanted[boot] = _SPACE // 4 + _boot_files(Path(target))
-    for path, needed in wanted.items():
-        status = os.statvfs(path)
-        free = status.f_bavail * status.f_frsize
-        if free < needed:
-            raise RefusedError(
-                f"no space: {path} has {free // 1024} KiB left, {needed // 1024} are needed"
-            )
-
-
-def _boot_files(target: Path) -> int:
-    """Return how many bytes a boot loader may have to copy: a new kernel, a new initrd."""
-    sizes = 0
-    for name in ("kernel", "initrd"):
-        new, booted = target / name, nix.BOOTED / name
-        if new.exists() and new.resolve() != booted.resolve():
-            sizes += new.stat().st_size
-    return sizes
+    needed = {rollback.PROGRESS_DIR: space.MARGIN, **space.for_switch(Path(target), profile)}
+    if (short := space.shortage(needed)) is not None:
+        raise RefusedError(short)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ killed. The steps, each of which may be done again::
 
     lock -> not superseded -> hooks -> profile -> switch -> verified
                                                -> boot -> (reboot, by policy) -> verified
+                                    -> test -> verified
 
 ``boot`` is for what no live switch can do: across a switch inhibitor, to a kernel that is neither
 the booted system's nor that of the one that is left, and where switch-to-configuration itself
-refuses (exit 1) or asks for a boot (exit 100). What was reached is kept in a progress file that
-only root writes; whoever asks again is told the same once more, and a power cut or SIGKILL anywhere
-in between costs nothing but doing a step twice.
+refuses (exit 1) or asks for a boot (exit 100). ``test`` is for what cannot be made the system that
+boots, as when /boot is full: it is activated all the same, for a system whose agents crash is worse
+than one that does not outlive a boot; and that is told. What was reached is kept in a progress file
+that only root writes; whoever asks again is told the same once more, and a power cut or SIGKILL
+anywhere in between costs nothing but doing a step twice.
 """
 
 import fcntl
@@ -29,13 +32,15 @@ from healer.config import Config
 from healer.errors import HealerError, RefusedError
 from healer.events import Systems
 from healer.files import write_atomically
-from healer.host import changes, clock, hooks, known_good, nix, power, switching
+from healer.host import changes, clock, hooks, known_good, nix, power, space, switching
 from healer.host.known_good import Goal
 from healer.host.switching import Ran, Switch
 from healer.ledger.entry import Entry
 from healer.safeswitch import rebooting
 
 PROGRESS_DIR = Path("/var/lib/healer-helper")
+RESULT_DIR = Path("/run")
+"""Where the unit writes how far it came: there is room here also when a disk is full."""
 
 
 @dataclass(slots=True)
@@ -73,7 +78,7 @@ class Rollback:
         self._from = str(intent.data["from"])
         self._target = str(intent.data["target"])
         self._path = _path(intent)
-        self._result = self._path.with_suffix(".result")
+        self._result = RESULT_DIR / f"healer-{self._path.stem}.result"
         self._progress = self._read() or Progress(intent.seq, self._target)
         if "asked_by" in intent.data:
             self._write()
@@ -81,8 +86,9 @@ class Rollback:
     def run(self) -> Progress:
         """Make the target the system that runs and the system that boots, and verify both.
 
-        Never raises for what a rollback can meet: what went wrong is in the returned progress. Not
-        done yet is one that waits for a reboot.
+        Where it cannot be made the one that boots, it is the one that runs. Never raises for what a
+        rollback can meet: what went wrong is in the returned progress, and what is where. Not done
+        yet is one that waits for a reboot.
         """
         progress = self._progress
         if progress.done:
@@ -95,7 +101,10 @@ class Rollback:
                 self._after_staging(goal)
         except (HealerError, OSError) as error:
             progress.detail, progress.done = str(error), True
-        progress.running = nix.systems(self._profile).current
+        systems = nix.systems(self._profile)
+        progress.running = systems.current
+        if progress.done:
+            progress.detail += _apart(systems)
         self._write()
         return progress
 
@@ -104,7 +113,6 @@ class Rollback:
         switch = self._switch_to(goal)
         ran = switch.taken_up()
         if ran is None or not self._is_there(goal):
-            # A power cut may have kept what the unit wrote, and not all that it did.
             switching.wait_for_lock(switch.deadline)
             systems = self._check_not_superseded()
             self._prepare()
@@ -112,11 +120,21 @@ class Rollback:
             if reasons:
                 self._stage(goal, ", ".join(reasons))
                 return
+            short = space.shortage(space.for_switch(Path(self._target), self._profile))
+            if short is not None:
+                self._only_activate(goal, short)
+                return
             ran = switch.run("switch")
         self._note_times(began, ran)
-        refused = ran.code in {switching.REFUSED, switching.NEEDS_BOOT}
-        if refused and nix.systems(self._profile).current != self._target:
+        systems = nix.systems(self._profile)
+        if systems.current != self._target and ran.code in {
+            switching.REFUSED,
+            switching.NEEDS_BOOT,
+        }:
             self._stage(goal, ran.words)
+        elif systems.current != self._target and not _is_to_boot(systems, goal):
+            # It came not even so far: nix-env failed, or the boot loader did not end.
+            self._only_activate(goal, ran.words)
         else:
             self._verify(goal, ran.words)
 
@@ -147,13 +165,32 @@ class Rollback:
         ran = self._switch_to(goal).run("boot")
         if ran.code != 0 or nix.systems(self._profile).profile != goal.base:
             self._check_not_superseded()
-            raise RefusedError(f"{reason}, and it cannot be made the system to boot: {ran.words}")
+            self._only_activate(
+                goal, f"{reason}, and it cannot be made the system to boot: {ran.words}"
+            )
+            return
         self._progress.staged = reason
         self._progress.staged_in = clock.boot_id()
         self._progress.detail = (
             f"{self._target} is the system that boots next ({reason}); "
             f"{rebooting.in_words(self._switch)}"
         )
+
+    def _only_activate(self, goal: Goal, why: str) -> None:
+        """Make the target the system that runs, and leave what boots: for what cannot be set."""
+        began = _now()
+        ran = self._switch_to(goal).run("test")
+        self._note_times(began, ran)
+        systems = self._check_not_superseded()
+        if systems.current != self._target:
+            raise RefusedError(f"{why}; {ran.words}, and {systems.current} is still running")
+        self._progress.detail = f"{why}; it was activated all the same ({ran.words})"
+        if not _is_to_boot(systems, goal):
+            command = f"nix-env --profile {self._profile} --set {goal.base} && {goal.switch} boot"
+            self._progress.detail += (
+                f", and boots only once somebody has mended that and run: {command}"
+            )
+        self._progress.ok = self._progress.done = True
 
     def _after_staging(self, goal: Goal) -> None:
         """Go on after the boot, or reboot, or give way to whatever was deployed meanwhile."""
@@ -195,7 +232,8 @@ class Rollback:
 
     def _note_times(self, began: float, ran: Ran) -> None:
         before = began
-        for step, mark in (("start", "begun"), ("profile", "profile"), ("switch", "switch")):
+        steps = {"begun": "start", "profile": "profile", "switch": "switch", "test": "switch"}
+        for mark, step in steps.items():
             if mark in ran.ended:
                 self._progress.steps[step] = max(0, round((ran.ended[mark] - before) * 1000))
                 before = ran.ended[mark]
@@ -233,6 +271,19 @@ def longest_sec(config: Config) -> float:
     """Return how long a rollback may take before it must have answered, in seconds."""
     switch = config.safe_switch
     return 4 * (switch.timeout_sec + switch.lock_timeout_sec) + hooks.longest_sec(config.agents)
+
+
+def _is_to_boot(systems: Systems, goal: Goal) -> bool:
+    """Whether the goal is in the profile and boots next, as far as that is known."""
+    return systems.profile == goal.base and systems.boot_default in {None, goal.base}
+
+
+def _apart(systems: Systems) -> str:
+    """Say what is where, if that is not one and the same system."""
+    if len({systems.base, systems.profile, systems.boot_default} - {None}) < 2:
+        return ""
+    boots = systems.boot_default or "it is not known what"
+    return f"; the profile is {systems.profile}, {boots} boots next, {systems.current} runs"
 
 
 def _path(intent: Entry) -> Path:

@@ -18,16 +18,17 @@ from tests.safeswitch.test_on_machine import promoted
 # Programs that start fast: emulation is slow.
 COMMANDS = {"good": ["/bin/sleep", "infinity"], "bad": ["/bin/sh", "-c", "exit 3"]}
 PROGRESS = "/var/lib/healer-helper/rollback-*"
+RESULT = "/run/healer-rollback-*.result"
 LEDGER = "/var/lib/healer/ledger/*.jsonl"
 
 # By step: what a shell waits for until the power is cut. $good is the target.
 STEPS = {
     "the intent is durable": f'[ "$(cat {LEDGER} | grep -c {{intent}})" -gt $before ]',
-    "the unit has begun": f"grep -qs begun {PROGRESS}.result",
+    "the unit has begun": f"grep -qs begun {RESULT}",
     "the profile is set": f"[ {PROFILE} -ef $good ]",
     "the boot loader is installed": "grep -qs init=$good $entries/$(sed -n s/^default.//p $conf)",
     "the system is activated": "[ /run/current-system -ef $good ]",
-    "the switch has ended": f"grep -qs switch {PROGRESS}.result",
+    "the switch has ended": f"grep -qs switch {RESULT}",
     "the result is written down": f"grep -qs '\"done\":true' {PROGRESS}.json",
 }
 # Where a lost sector would hurt most.

@@ -101,6 +101,22 @@ def test_a_switch_that_half_fails_is_judged_by_what_runs(
     assert outcome["detail"] == f"switch-to-configuration exited with {code}"
 
 
+def test_a_boot_loader_that_fails_keeps_no_agent_crashing(container: Boot) -> None:
+    machine = container(system=good(bootLoaderScript="test ! -e /run/obstacle"))
+    known_good = promoted(machine)
+    machine.succeed("touch /run/obstacle")
+    toplevel = machine.deploy(bad(), status={0, 4})
+    detail = assert_rolled_back(machine, toplevel, known_good)["detail"]
+    assert f"the profile is {known_good}, {toplevel} boots next, {known_good} runs" in detail
+    # What it says has to be done does it.
+    machine.succeed("rm /run/obstacle")
+    machine.succeed(f"{detail.split('and run: ')[1].split(';')[0]} >&2")
+    machine.succeed(
+        f"grep init={known_good}/init /boot/loader/entries/"
+        "$(sed -n 's/^default //p' /boot/loader/loader.conf)"
+    )
+
+
 def test_a_switch_that_is_refused_waits_for_somebody_to_reboot(container: Boot) -> None:
     refuses = 'test "$2" = boot || test ! -e /run/obstacle'
     machine = container(system=good(preSwitchCheck=refuses))

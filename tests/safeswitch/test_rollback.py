@@ -1,0 +1,124 @@
+"""Root's steps of a rollback, on real files: what cannot be written, and what somebody staged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from healer.host import space
+from tests.safeswitch.tree import Tree, host
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    """A host that runs and boots the bad system, after a known-good one."""
+    with host(tmp_path) as tree:
+        for name in ("good", "bad", "fix"):
+            tree.system(name)
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        tree.reboot()
+        yield tree
+
+
+def good(tree: Tree) -> str:
+    return f"{tree.root}/store/good-nixos"
+
+
+def bad(tree: Tree) -> str:
+    return f"{tree.root}/store/bad-nixos"
+
+
+def fix(tree: Tree) -> str:
+    return f"{tree.root}/store/fix-nixos"
+
+
+def test_what_runs_boots_and_is_in_the_profile_is_the_target(tree: Tree) -> None:
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert came.detail == "switch-to-configuration exited with 0"
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
+
+
+@pytest.mark.parametrize("codes", [("loader",), ("loader", "unit"), ("loader", "script")])
+def test_where_the_boot_loader_fails_the_target_is_activated_all_the_same(
+    tree: Tree, codes: tuple[str, ...]
+) -> None:
+    tree.fail(*codes)
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert tree.runs == good(tree)
+    # What could not be done is told: where each of the three is now, and the mend.
+    assert tree.boots == bad(tree)
+    assert f"the profile is {tree.in_profile}, {bad(tree)} boots next" in came.detail
+    assert f"{good(tree)} runs" in came.detail
+    mend = f"nix-env --profile {tree.profile} --set {good(tree)} && "
+    assert f"{mend}{good(tree)}/bin/switch-to-configuration boot" in came.detail
+
+
+def test_where_there_is_no_room_to_boot_nothing_is_written_there(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "MARGIN", 2**62)
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert came.detail.startswith("no space: ")
+    assert f"the profile is {bad(tree)}, {bad(tree)} boots next" in came.detail
+    assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), bad(tree), bad(tree))
+    assert tree.switched[2:] == [("test", good(tree))]
+
+
+def test_where_the_profile_cannot_be_set_the_target_is_activated_all_the_same(tree: Tree) -> None:
+    tree.fail("profile")
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, tree.runs) == (True, good(tree))
+    assert "nix-env --set failed" in came.detail
+    assert f"the profile is {bad(tree)}, {bad(tree)} boots next" in came.detail
+
+
+def test_a_boot_loader_that_hangs_does_not_keep_the_bad_system_running(tmp_path: Path) -> None:
+    with host(tmp_path, timeout_sec=0.5) as tree:
+        tree.system("good")
+        tree.system("bad")
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        tree.hang("loading")
+        came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+        assert (came.ok, tree.runs, tree.boots) == (True, good(tree), bad(tree))
+        assert "did not end within safeSwitch.timeoutSec" in came.detail
+        assert f"{bad(tree)} boots next" in came.detail
+
+
+def test_what_refuses_to_be_activated_at_all_is_told_with_what_is_where(tree: Tree) -> None:
+    tree.fail("loader", "check")
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (False, bad(tree))
+    assert f"{bad(tree)} is still running" in came.detail
+    assert f"the profile is {good(tree)}, {bad(tree)} boots next, {bad(tree)} runs" in came.detail
+    assert (tree.runs, tree.boots, tree.in_profile) == (bad(tree), bad(tree), good(tree))
+
+
+def test_a_reboot_that_cannot_be_arranged_leaves_the_live_switch(tmp_path: Path) -> None:
+    """A kernel that was not booted is a reason to reboot, and none to stay with what crashes."""
+    with host(tmp_path) as tree:
+        tree.system("good", kernel="6.18")
+        tree.system("bad")
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        tree.reboot()
+        tree.fail("loader")
+        came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+        assert (came.ok, came.waiting, tree.runs) == (True, None, good(tree))
+        assert "another kernel" in came.detail
+        assert f"{bad(tree)} boots next" in came.detail
+
+
+@pytest.mark.parametrize("moment", ["profile", "begin", "loader", "activate"])
+def test_a_unit_that_is_killed_is_begun_again(tree: Tree, moment: str) -> None:
+    tree.kill_unit_at(moment)
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}

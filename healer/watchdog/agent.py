@@ -18,7 +18,7 @@ from healer.watchdog import ladder as steps
 from healer.watchdog.budget import Death
 from healer.watchdog.classify import crash_class, is_crash
 from healer.watchdog.ladder import Ladder
-from healer.watchdog.policy import answer
+from healer.watchdog.policy import answer, backs_off
 
 # How many ended invocations and crashes of one agent are remembered, so that the same end is not
 # recorded twice. The journal can tell again of all that happened since healer was last up.
@@ -307,7 +307,7 @@ def _begin_backoff_anew(
     name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
 ) -> Iterator[Record]:
     """Have systemd forget the restarts of an agent that is stable again: it never does itself."""
-    if agent.restart.policy != "exponential" or unit.n_restarts == 0:
+    if not backs_off(agent.restart) or unit.n_restarts == 0:
         return
     intent = {
         "action": "reset",

@@ -53,6 +53,12 @@ def answer(restart: Restart, ended: Ended, crash_class: str) -> Answer:
     return Answer(kind, restarts=True, delay_ms=_ms(delay_sec))
 
 
+def backs_off(restart: Restart) -> bool:
+    """Whether systemd lets each restart wait longer than the one before (RestartSteps=)."""
+    conditional = restart.policy == "conditional"
+    return restart.policy == "exponential" or (conditional and restart.otherwise == "backoff")
+
+
 def _otherwise(restart: Restart, ended: Ended) -> Answer:
     """Answer an end that no rule is about."""
     conditional = restart.policy == "conditional"
@@ -62,7 +68,7 @@ def _otherwise(restart: Restart, ended: Ended) -> Answer:
         or (restart.on == "failure" and _clean(ended))
     ):
         return Answer("stop", restarts=False, delay_ms=None)
-    if restart.policy == "exponential" or (conditional and restart.otherwise == "backoff"):
+    if backs_off(restart):
         return Answer("backoff", restarts=True, delay_ms=None)
     return Answer("restart", restarts=True, delay_ms=_ms(restart.delay_sec))
 

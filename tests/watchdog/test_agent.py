@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from healer.config import Agent, CommandCheck, Config
+import pytest
+
+from healer.config import Agent, CommandCheck, Config, Restart
 from healer.decisions import Decisions
 from healer.events import Context, CoreDump, Ended, Instant, Systems, UnitState
 from healer.records import Record
@@ -99,3 +101,22 @@ def test_a_start_limit_is_named() -> None:
     (record,) = decisions.on_unit(UNIT, failed, SYSTEMS, Instant("boot", 9_000))
     assert record.type == "agent.not-restarted"
     assert "start limit" in record.data["reason"]
+
+
+@pytest.mark.parametrize(
+    "restart",
+    [Restart(policy="exponential"), Restart(policy="conditional", otherwise="backoff")],
+    ids=lambda restart: restart.policy,
+)
+def test_a_stable_run_begins_systemds_backoff_anew(restart: Restart) -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT, restart=restart)}))
+    crash(decisions)
+    *_, recovered, reset = decisions.on_unit(UNIT, RUNNING, SYSTEMS, Instant("boot", 62_000))
+    assert (recovered.type, reset.data["action"]) == ("agent.recovered", "reset")
+
+
+def test_an_immediate_restart_has_no_backoff_to_begin_anew() -> None:
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    crash(decisions)
+    *_, last = decisions.on_unit(UNIT, RUNNING, SYSTEMS, Instant("boot", 62_000))
+    assert last.type == "agent.recovered"

@@ -110,8 +110,7 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, dumped=(*state.dumped, data["invocation"])[-_REMEMBERED:])
         case "action.outcome" if data["action"] == "kill" and not data["ok"]:
             return replace(state, unhealthy=None)
-        case "action.outcome" if data["action"] in {"quarantine", "reboot", "give-up", "release"}:
-            # The budget begins anew with each step.
+        case "action.outcome" if steps.begins_anew(record):
             return replace(state, deaths=(), looped_in=None)
         case "deployment.activated" if data["toplevel"] != data["previous"]:
             return replace(state, deaths=(), looped_in=None)

@@ -138,6 +138,12 @@ def is_answered(ladder: Ladder, crash: Record) -> bool:
     return bool(boot == ladder.answered.boot and happened_ms <= ladder.answered.uptime_ms)
 
 
+def begins_anew(outcome: Record) -> bool:
+    """Whether the budget begins anew with what this is the outcome of: a step, or a person's."""
+    by_person = outcome.data["ok"] and outcome.data.get("asked_by") is not None
+    return by_person or outcome.data["action"] in _STEPS | {"release"}
+
+
 def apply(ladder: Ladder, record: Record, name: str) -> Ladder:
     """Fold one record that concerns the agent ``name`` into its ladder."""
     data = record.data

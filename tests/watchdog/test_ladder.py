@@ -10,7 +10,7 @@ from healer.events import Instant
 from healer.records import Record
 from healer.watchdog import ladder
 from healer.watchdog.ladder import Ladder
-from tests.watchdog.climbing import MOST, QUARANTINE_SEC, STABLE_MS, World, config, go_on
+from tests.watchdog.climbing import MOST, QUARANTINE_SEC, STABLE_MS, UNIT, World, config, go_on
 
 
 @pytest.fixture
@@ -202,6 +202,27 @@ def test_a_persons_hold_outlasts_a_quarantine(world: World) -> None:
     assert world.hold is not None
     assert world.hold.by_person
     assert not world.unit.running
+
+
+@pytest.mark.parametrize("verb", ["restart", "reset", "hold"])
+def test_a_budget_that_was_spent_before_a_person_stepped_in_can_be_spent_again(
+    world: World, verb: str
+) -> None:
+    """The agent crashes while what was asked for is on its way."""
+    data = {"action": verb, "target": UNIT, "agent": "web", "asked_by": "alice", "reason": "x"}
+    intent = Record(world.now(), "action.intent", {**data, "ttl_sec": 60})
+    world.decisions.replay(intent)
+    world.note([intent])
+    for _ in range(3):
+        world.crash(10)
+    world.read()
+    assert world.types()[-1] == "agent.crash-loop"
+    world.act(world.open_intents()[0])
+    world.pass_time(60_000 if verb == "hold" else 0)
+    world.look()
+    assert world.actions() == [verb]
+    world.crash_loop()
+    assert world.actions() == [verb, "quarantine"]
 
 
 def test_a_changed_unit_is_tried_again_and_an_unchanged_one_is_not(world: World) -> None:

@@ -31,7 +31,6 @@ class Decisions:
         self.trial: Record | None = None
         self.came_up: str | None = None
         self.reboots: tuple[Instant, ...] = ()
-        self.streaks: dict[tuple[str, str], Streak] = {}
         self._switching = False
 
     def configure(self, config: Config) -> None:
@@ -39,6 +38,8 @@ class Decisions:
         self.config = config
         self._names = {agent.unit: name for name, agent in config.agents.items()}
         self.units = frozenset(self._names)
+        # Under the same name there may be another check.
+        self.streaks: dict[tuple[str, str], Streak] = {}
 
     def replay(self, record: Record) -> None:
         """Fold one record into the state, new or read back."""

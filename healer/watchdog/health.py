@@ -116,7 +116,7 @@ def on_streak(
         if passed and failed:
             why = {"failures": streak.failures, "detail": detail}
             yield Record(now, "health.unready", {**data, **why}, state.incident)
-    elif failed and not passed and not (_is_startup(check) and _in_grace(check, unit, now)):
+    elif failed and not (_is_startup(check) and (passed or _in_grace(check, unit, now))):
         yield from _kill(name, agent, state, check, streak, detail, now, data)
 
 

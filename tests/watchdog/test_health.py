@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,12 @@ class Host:
         self.decisions = Decisions(self.config)
         for record in self.records:
             self.decisions.replay(record)
+
+    def reload(self, *checks: HealthCheck) -> None:
+        self.checks = {check.name: check for check in checks}
+        web = msgspec.structs.replace(self.config.agents["web"], health=checks)
+        self.config = msgspec.structs.replace(self.config, agents={"web": web})
+        self.decisions.configure(self.config)
 
     def kills(self) -> list[str]:
         return [r.data["invocation"] for r in self.records if r.type == "action.intent"]
@@ -271,3 +278,14 @@ def test_errors_alone_lead_to_nothing(names: list[str]) -> None:
     for name in names:
         host.look(name, ERROR)
     assert host.records == []
+
+
+def test_a_check_that_serves_another_purpose_from_now_on_begins_anew() -> None:
+    """The agent runs on: its checks are no part of its unit."""
+    host = Host(check())
+    host.look("live", OK)
+    host.reload(check(purpose="startup"))
+    assert host.look("live", OK) == ["health.passed"]
+    host.reload(check(failure_threshold=2, start_grace_sec=0))
+    assert host.look("live", FAILED) == []
+    assert host.look("live", FAILED) == ["health.failed", "action.intent"]

@@ -143,7 +143,7 @@ def lines_behind(
 
 def started_ms(unit: str, invocation: str) -> int | None:
     """Return when systemd began to start this invocation, in milliseconds since its boot."""
-    with _systemd(UNIT_STARTING, UNIT=unit, INVOCATION_ID=invocation) as reader:
+    with _began(unit, INVOCATION_ID=invocation) as reader:
         entry = reader.get_next()
     return _uptime_ms(entry) if entry else None
 
@@ -271,7 +271,7 @@ def _dumped_invocation(entry: Mapping[str, Any], unit: str) -> str | None:
     said = [line.removeprefix("INVOCATION_ID=") for line in environment if "INVOCATION_ID=" in line]
     if said and started_ms(unit, said[0]) is not None:
         return said[0]
-    with _systemd(UNIT_STARTING, UNIT=unit) as reader:
+    with _began(unit) as reader:
         reader.seek_cursor(_text(entry, "__CURSOR"))
         started = reader.get_previous()
     return _text(started, "INVOCATION_ID") if started else None
@@ -354,6 +354,17 @@ def _take() -> tuple[float, journal.Reader]:
 def _systemd(message_id: str, **match: str) -> AbstractContextManager[journal.Reader]:
     """Read PID 1's own records: journald sets _PID, whoever logs cannot."""
     return _reader(_PID="1", MESSAGE_ID=message_id, **match)
+
+
+@contextmanager
+def _began(unit: str, **match: str) -> Iterator[journal.Reader]:
+    """Read PID 1's records of a unit's starts, the first of each being that it begins.
+
+    Where a start is done in one step, as with Type=simple alone, PID 1 says only that it is done.
+    """
+    with _systemd(UNIT_STARTING, UNIT=unit, **match) as reader:
+        reader.add_match(MESSAGE_ID=UNIT_STARTED)  # the one or the other, sd_journal_add_match(3)
+        yield reader
 
 
 def _text(entry: Mapping[str, Any], field: str) -> str:

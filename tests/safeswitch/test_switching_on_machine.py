@@ -44,8 +44,7 @@ def by_itself(program: str, **service: Any) -> dict[str, Any]:
         "wantedBy": ["multi-user.target"],
         "unitConfig": {"StartLimitIntervalSec": 0},
         "serviceConfig": {
-            # PID 1 tells when it starts such a one: nobody else does, where no stamp is written.
-            "Type": "exec",
+            "Type": "simple",
             "ExecStart": f"/usr/bin/python3 /etc/agents/{program}.py",
             "StateDirectory": "worker",
             "NotifyAccess": "all",

@@ -290,6 +290,8 @@ def texts(data: Data, key: str) -> list[str]:
 
 
 def _observed(data: Data) -> str:
+    if data.get("agent") is None and data.get("gate") is None:
+        return "the host"  # it was rolled back early in a boot
     return text(data, "agent") or f"the gate {text(data, 'gate')}"
 
 

@@ -344,8 +344,12 @@ def _counted(state: DeploymentState) -> DeploymentState:
 
 def _rolled_back_by_boot(state: DeploymentState, record: Record) -> DeploymentState:
     """Take note of an automatic rollback that healer hears of only once it is done."""
-    answered = state.answered or record.data["from"] == state.current
-    return replace(_counted(state), answered=answered)
+    source, target = record.data["from"], record.data["target"]
+    return replace(
+        _counted(state),
+        answered=state.answered or source == state.current,
+        observation=Observation(source, target, None, None, state.elapsed_ms, None),
+    )
 
 
 def _came_of(state: DeploymentState, record: Record) -> DeploymentState:

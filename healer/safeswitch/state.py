@@ -60,7 +60,10 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """An automatic rollback whose effect is still to be seen: was the deployment to blame?"""
+    """An automatic rollback whose effect is still to be seen: was the deployment to blame?
+
+    One for neither an agent nor a gate was early in a boot, for the host did not come up.
+    """
 
     source: str
     target: str

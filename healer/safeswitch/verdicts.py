@@ -8,7 +8,8 @@ hold, whatever the history:
 - by itself at most once for each deployment, and ``maxRollbacksPerDay`` times in 24 hours;
 - never for a deployment that has stood its probation, and never without a known-good;
 - inconclusive evidence records why and intends nothing;
-- after a rollback the same agent or gate is observed: it recovers, or the rollback is refuted.
+- after a rollback the same agent or gate is observed, or the whole host where that did not come up:
+  it recovers, or the rollback is refuted.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -264,19 +265,27 @@ def _observe(
         recovered = {"toplevel": observed.target, "from": observed.source, **data}
         yield Record(now, "deployment.recovered", recovered, observed.incident)
         return
-    sure = [] if observed.agent in {None, *facts.unsure} else [str(observed.agent)]
-    if sure and attribution.accused(at, agents, sure):
-        failing = f"{observed.agent} crashes again and again under the known-good as well"
+    names = [*facts.unready] if _is_of_boot(observed) else [observed.agent]
+    sure = [name for name in names if name is not None and name not in facts.unsure]
+    if accused := attribution.accused(at, agents, sure):
+        failing = f"{accused[0]} crashes again and again under the known-good as well"
     elif after_ms < max(_OBSERVE_MS, config.probation_sec * 1000):
         return
     refuted = {"toplevel": observed.source, "running": observed.target, **data, "reason": failing}
     yield Record(now, "deployment.refuted", refuted, observed.incident)
 
 
+def _is_of_boot(observed: Observation) -> bool:
+    """Whether it was the host as a whole that did not come up."""
+    return observed.agent is None and observed.gate is None
+
+
 def _still_failing(
     state: DeploymentState, facts: Facts, agents: Mapping[str, Agent], observed: Observation
 ) -> str | None:
     """Say how what was rolled back for still fails; None when it does not, or is no part now."""
+    if _is_of_boot(observed):
+        return probation.what_is_missing(state, facts.unready, facts.gates)
     if observed.agent is not None:
         why = facts.unready.get(observed.agent) if observed.agent in agents else None
         return None if why is None else f"{observed.agent} {why}"

@@ -5,6 +5,7 @@ import pytest
 
 from healer.decisions import Decisions
 from healer.events import Context
+from healer.incident import words
 from healer.records import Record
 from healer.safeswitch import verdicts
 from healer.safeswitch.verdicts import Facts
@@ -120,6 +121,49 @@ def test_a_rollback_in_a_boot_counts_among_those_of_the_day() -> None:
     host.sec += 24 * HOUR
     host.crash("web", times=9)
     assert host.rolls_back()
+
+
+def gone_back_from_in_a_boot() -> Judged:
+    """Return a host that has a gate, and whose root went back from BAD early in a boot."""
+    host = Judged(gates=("port",))
+    host.gate("port", True)
+    host.promoted()
+    host.deploy(BAD, "web")
+    host.boot_goes_back()
+    return host
+
+
+def test_a_rollback_in_a_boot_that_helps_is_told_as_such() -> None:
+    host = gone_back_from_in_a_boot()
+    host.after(61)
+    assert host.of("deployment.recovered") == []
+    host.gate("port", True)
+    (recovered,) = host.of("deployment.recovered")
+    assert (recovered.data["toplevel"], recovered.data["from"]) == (GOOD, BAD)
+    assert (
+        words.line(recovered.type, recovered.data)
+        == f"the rollback helped: the host is well under {GOOD}"
+    )
+    assert host.decisions.deployment.condemned == {BAD}
+
+
+def test_a_rollback_in_a_boot_that_does_not_help_acquits_the_deployment() -> None:
+    for crashes in (True, False):
+        host = gone_back_from_in_a_boot()
+        if crashes:
+            host.crash("mail", times=8)
+        else:
+            host.gate("port", False)
+            host.after(590)
+            assert host.decisions.deployment.condemned == {BAD}
+            host.after(30)
+        (refuted,) = host.of("deployment.refuted")
+        assert (refuted.data["toplevel"], refuted.data["running"]) == (BAD, GOOD)
+        what = "mail crashes again and again" if crashes else "the gate port fails: as seen"
+        assert what in refuted.data["reason"]
+        assert host.decisions.deployment.condemned == frozenset()
+        assert host.of("deployment.recovered") == []
+        assert host.open_intent() is None
 
 
 @pytest.mark.parametrize(("unsafe", "forbidden"), [("db", True), ("mail", False)])

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from healer import __version__, control, helper, report
 from healer.actor import Actor
 from healer.config import Config, Loaded, load
 from healer.decisions import Decisions
-from healer.drift.compare import DriftState, Finding
+from healer.drift.compare import Finding
 from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
-from healer.events import Changes, Instant, Systems
+from healer.events import Changes, Systems
+from healer.history import History, fold
 from healer.host import changes, clock, nix
 from healer.host.environment import Environment
 from healer.host.switch_lock import SwitchLock
@@ -34,7 +35,6 @@ from healer.ledger.writer import Ledger
 from healer.records import Record
 from healer.safeswitch import booting, sticking, verdicts
 from healer.safeswitch.gating import GateProber
-from healer.safeswitch.untold import Untold
 from healer.status import Status
 from healer.watchdog.beats import next_beat
 from healer.watchdog.probing import Prober
@@ -96,8 +96,7 @@ class Daemon:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
-        self._intents: dict[int, Entry] = {}
-        self._last_run: Record | None = None
+        self._history = History()
         self._settling: asyncio.TimerHandle | None = None
         self._look_sec = 0.0
         self._clock_offset_us = _clock_offset_us()
@@ -147,39 +146,27 @@ class Daemon:
     # Memory
 
     def _remember(self) -> None:
-        """Fold the ledger's history into the state, and find the intents without an outcome."""
-        told = None
-        drift = []
-        untold = Untold()
-        for entry in self._ledger.history():
-            if entry.seq % _TOLD_ENTRIES == 0:
-                notify(_STILL_STARTING)
-            at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
-            record = Record(at, entry.type, entry.data, entry.incident)
-            self._decisions.replay(record)
-            untold.fold(entry.seq, record)
-            if entry.type.startswith("healer."):
-                self._last_run = record
-            elif entry.type.startswith("drift."):
-                drift.append(record)
-            elif entry.type == "boot.rolled-back":
-                told = entry.data["boot"]
-            if entry.type == "action.intent":
-                self._intents[entry.seq] = entry
-            elif entry.type == "action.outcome":
-                self._intents.pop(entry.data["intent"], None)
-        self._drift.state = DriftState.restore(drift)
-        for record in untold.records(clock.now()):
+        """Take up what the ledger tells of the runs before, and what they left untold."""
+        self._history = history = fold(self._entries(), self._decisions)
+        self._drift.state = history.drift
+        for record in history.untold.records(clock.now()):
             self._tell(record)
-        boot = self._last_run.at.boot if self._last_run is not None else None
+        boot = history.last_run.at.boot if history.last_run is not None else None
         if boot != clock.boot_id():
             self._record([Record(clock.now(), "host.boot", {"previous_boot": boot})])
         booted = nix.systems(Path(self._config.safe_switch.profile)).booted
         rolled_back = booting.rolled_back(booted)
-        if rolled_back is not None and rolled_back.boot != told:
+        if rolled_back is not None and rolled_back.boot != history.boot_rollback:
             record = rolled_back.record(clock.now())
             self._tell(record)
             self._tell(verdicts.condemned_by_boot(record))
+
+    def _entries(self) -> Iterator[Entry]:
+        """Read the ledger as far as it goes back."""
+        for entry in self._ledger.history():
+            if entry.seq % _TOLD_ENTRIES == 0:
+                notify(_STILL_STARTING)
+            yield entry
 
     async def _started(self) -> None:
         off = self._safe_switch_off
@@ -188,10 +175,10 @@ class Daemon:
             "config_sha256": self._loaded.sha256,
             "agents": sorted(self._config.agents),
             "safe_switch": f"off: {off}" if off else "on",
-            "previous_end": await self._recorder.previous_end(self._last_run),
+            "previous_end": await self._recorder.previous_end(self._history.last_run),
         }
         self._tell(Record(clock.now(), "healer.started", data))
-        for intent in self._intents.values():
+        for intent in self._history.intents.values():
             self._actor.resume(intent)
 
     def _tell(self, record: Record) -> None:

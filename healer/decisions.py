@@ -26,6 +26,8 @@ class Decisions:
     def __init__(self, config: Config) -> None:
         self.configure(config)
         self.agents: dict[str, AgentState] = {}
+        # By unit: the names under which ends of it are recorded, mostly one.
+        self._recorded_as: dict[str, set[str]] = {}
         self.counts: dict[str, Count] = {}
         self.deployment = DeploymentState()
         self.trial: Record | None = None
@@ -48,6 +50,8 @@ class Decisions:
         for each in concerned:
             if isinstance(each, str):
                 self.agents[each] = agent.apply(self.agent(each), record, each)
+        if record.type in {"agent.crash", "agent.exit", "agent.stopped"}:
+            self._recorded_as.setdefault(record.data["unit"], set()).add(record.data["agent"])
         if record.type == "host.up":
             self.came_up = record.at.boot
         if record.type == "action.intent" and record.data["action"] == "reboot":
@@ -60,6 +64,11 @@ class Decisions:
     def agent(self, name: str) -> AgentState:
         """Return what is known of an agent."""
         return self.agents.get(name, _UNKNOWN)
+
+    def knows(self, ended: Ended) -> bool:
+        """Whether this end is recorded, also where its unit was that of another agent then."""
+        names = self._recorded_as.get(ended.unit, ())
+        return any(self.agent(name).has_ended(ended.boot, ended.invocation) for name in names)
 
     def is_alone(self, name: str) -> bool:
         """Whether no other agent is unwell."""
@@ -77,9 +86,9 @@ class Decisions:
         return [agents[name].unit for name in hurt if name in agents]
 
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
-        """Answer the end of an agent's invocation."""
+        """Answer the end of an agent's invocation; with nothing where it is recorded."""
         name = self.agent_of(ended.unit)
-        if name is None:
+        if name is None or self.knows(ended):
             return []
         declared, state = self.config.agents[name], self.agent(name)
         mate = groups.cause(self.config, self.agents, name, ended)

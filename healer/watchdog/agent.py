@@ -52,10 +52,6 @@ class AgentState(msgspec.Struct, frozen=True):
     restarts: int = 0
     dumped: tuple[str, ...] = ()
 
-    def knows(self, ended: Ended) -> bool:
-        """Whether this end is recorded already."""
-        return self.has_ended(ended.boot, ended.invocation)
-
     def has_ended(self, boot: str, invocation: str) -> bool:
         """Whether the end of this invocation is recorded."""
         return (boot, invocation) in self.ended
@@ -148,8 +144,6 @@ def on_ended(
 
     ``mate`` is the agent of its group with which it ended, and that agent's incident.
     """
-    if state.knows(ended):
-        return
     common = {
         "agent": name,
         "unit": ended.unit,

@@ -161,13 +161,14 @@ class Recorder:
         self._switching = (await self._look_at_systems()).switching
 
     async def _end(self, ended: Ended) -> None:
-        """Record one invocation's end, unless it is recorded."""
-        name = self._decisions.agent_of(ended.unit)
-        if name is None:
-            return
+        """Record one invocation's end, unless it is recorded, or of no declared agent any more."""
         async with self._one_at_a_time:
-            self._ends.handled(ended)
-            if self._decisions.agent(name).knows(ended):
+            name = self._decisions.agent_of(ended.unit)
+            if name is None:
+                return
+            agent = self._decisions.config.agents[name]
+            if self._decisions.knows(ended):
+                self._ends.handled(ended)
                 self._ends.durable(ended)
                 return
             deployment = self._decisions.deployment
@@ -175,13 +176,16 @@ class Recorder:
                 since = deployment.since
                 ended = await self._ends.with_toplevel(ended, deployment.current, since)
             context = replace(
-                await self._ends.context(ended, self._decisions.config.agents[name]),
+                await self._ends.context(ended, agent),
                 switching=self._switching,
                 status_text=self._units.status_text(ended),
                 n_restarts=self._units.n_restarts(ended.unit),
                 death=self._units.death_of(ended),
             )
             written = self._record(self._decisions.on_ended(ended, context, clock.now()))
+            if not written:
+                return  # the configuration changed meanwhile
+            self._ends.handled(ended)
             self._units.mark(ended.unit)
         written[0].add_done_callback(lambda done: self._durable(done, ended))
         self._recorded()

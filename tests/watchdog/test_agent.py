@@ -120,3 +120,15 @@ def test_an_immediate_restart_has_no_backoff_to_begin_anew() -> None:
     crash(decisions)
     *_, last = decisions.on_unit(UNIT, RUNNING, SYSTEMS, Instant("boot", 62_000))
     assert last.type == "agent.recovered"
+
+
+def test_an_end_is_recorded_once_though_its_agent_has_another_name_since() -> None:
+    """Its stamp is there for a while, and healer reads it again at its next start."""
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    end = Ended(UNIT, FIRST, "boot", "signal", "killed", "KILL", 0, 1_000, None, None, "stamp")
+    first = decisions.on_ended(end, Context(), Instant("boot", 1_000))
+    assert [record.type for record in first] == ["agent.crash"]
+    decisions = Decisions(Config(version=1, agents={"www": Agent(unit=UNIT)}))
+    for record in first:
+        decisions.replay(record)
+    assert decisions.on_ended(end, Context(), Instant("boot", 2_000)) == []

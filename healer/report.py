@@ -213,4 +213,9 @@ def _deployment(
         known_goods=known.known_goods,
         condemned=tuple(sorted(known.condemned)),
         trial=_trial(),
+        booted=systems.booted,
+        profile=systems.profile,
+        boot_default=systems.boot_default,
+        specialisation=systems.specialisation,
+        base=systems.base,
     )

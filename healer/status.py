@@ -62,6 +62,10 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``gates`` says how each stands, or stood when its probation ended, ``waiting_for`` what keeps
     it from being known-good, or what a rollback waits for; ``known_goods`` are in the order in
     which they became so. ``trial`` says in words that the system is on trial.
+
+    Which system is where are separate facts: ``toplevel`` runs, ``booted`` was booted, ``profile``
+    is the profile's (``generation`` its number), ``boot_default`` boots next, where that can be
+    known, and ``specialisation`` names the one that runs, of the system ``base``.
     """
 
     toplevel: str | None
@@ -76,6 +80,11 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     known_goods: tuple[str, ...] = ()
     condemned: tuple[str, ...] = ()
     trial: str | None = None
+    booted: str | None = None
+    profile: str | None = None
+    boot_default: str | None = None
+    specialisation: str | None = None
+    base: str | None = None
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

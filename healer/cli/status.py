@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from healer.status import AgentStatus, Status
+    from healer.status import AgentStatus, DeploymentStatus, Status
 
 DIRECTORY = Path("/run/healer")
 WIDTH = 100
@@ -201,13 +201,15 @@ def _deployment(status: "Status") -> Iterator[str]:
     from healer.incident.words import duration, toplevel
 
     deployment = status.deployment
-    numbered = "" if deployment.generation is None else f", generation {deployment.generation}"
+    numbered = "" if _has_other(deployment, deployment.profile) else _generation(deployment)
     state = str(deployment.state)
     if deployment.probation_left_s is not None:
         left = duration(deployment.probation_left_s * 1_000_000)
         state += f", {left} of probation left"
     yield from _field("deployment", f"{toplevel(deployment.toplevel)}{numbered}")
     yield from _field("", state)
+    for other in _elsewhere(deployment):
+        yield from _field("", other)
     if deployment.switching:
         yield from _field("", "a switch-to-configuration is under way")
     if deployment.known_good != deployment.toplevel:
@@ -218,6 +220,32 @@ def _deployment(status: "Status") -> Iterator[str]:
         states = [f"{name} {gate.state}" for name, gate in sorted(deployment.gates.items())]
         yield from _field("gates", ", ".join(states))
     yield from _field("SafeSwitch", deployment.safe_switch)
+
+
+def _elsewhere(deployment: "DeploymentStatus") -> Iterator[str]:
+    """Say which system is where, as far as that is not simply the one that runs."""
+    from healer.incident.words import toplevel
+
+    if deployment.specialisation is not None:
+        yield f"it is the specialisation {deployment.specialisation} of {toplevel(deployment.base)}"
+    if _has_other(deployment, deployment.profile):
+        there = f"{toplevel(deployment.profile)}{_generation(deployment)}"
+        yield f"the profile has another system, which does not run: {there}"
+    if _has_other(deployment, deployment.boot_default):
+        there = toplevel(deployment.boot_default)
+        yield f"the boot default is another system, which the next boot starts: {there}"
+    if deployment.booted not in {None, deployment.toplevel}:
+        there = toplevel(deployment.booted)
+        yield f"another system was booted, and its kernel still runs: {there}"
+
+
+def _has_other(deployment: "DeploymentStatus", there: str | None) -> bool:
+    """Whether a place has another system than the one that runs; it may have that one's base."""
+    return there not in {None, deployment.toplevel, deployment.base}
+
+
+def _generation(deployment: "DeploymentStatus") -> str:
+    return "" if deployment.generation is None else f", generation {deployment.generation}"
 
 
 def _drift(status: "Status") -> Iterator[str]:

@@ -10,9 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from healer import report
 from healer import status as status_file
 from healer.cli import status as command
+from healer.config import Config
+from healer.decisions import Decisions
 from healer.errors import HealerError
+from healer.events import Instant, Systems
 from healer.status import AgentStatus, DeploymentStatus, LastCrash, LedgerStatus, Status
 
 TOPLEVEL = f"/nix/store/{'x' * 32}-nixos-system-host-26.05"
@@ -95,6 +99,57 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "known-good  nixos-system-host-26.05 (gggggggg)" in lines
     assert "drift       none found" in lines
     assert "ledger      41 entries, ok" in lines
+
+
+def store(letter: str) -> str:
+    return f"/nix/store/{letter * 32}-nixos-system-host-26.05"
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, ""),
+        (dict.fromkeys(("profile", "boot_default", "booted", "base"), TOPLEVEL), ""),
+        (
+            {"profile": store("p"), "base": TOPLEVEL},
+            "the profile has another system, which does not run: nixos-system-host-26.05 "
+            "(pppppppp), generation 12",
+        ),
+        (
+            {"boot_default": store("d")},
+            "the boot default is another system, which the next boot starts: "
+            "nixos-system-host-26.05 (dddddddd)",
+        ),
+        (
+            {"booted": store("k")},
+            "another system was booted, and its kernel still runs: "
+            "nixos-system-host-26.05 (kkkkkkkk)",
+        ),
+        (
+            {"specialisation": "fast", **dict.fromkeys(("base", "profile"), store("f"))},
+            "it is the specialisation fast of nixos-system-host-26.05 (ffffffff)",
+        ),
+    ],
+)
+def test_where_another_system_is_than_the_one_that_runs_is_said(
+    facts: dict[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = make()
+    deployment = msgspec.structs.replace(status.deployment, **facts)
+    code, lines = show(msgspec.structs.replace(status, deployment=deployment), tmp_path, capsys)
+    assert code == 0
+    elsewhere = facts.get("profile") == store("p")
+    assert lines[6].endswith(", generation 12") is not elsewhere
+    until = lines.index("known-good  nixos-system-host-26.05 (gggggggg)")
+    assert " ".join(line.strip() for line in lines[8:until]) == said
+
+
+def test_the_five_facts_are_in_the_file_as_they_were_read() -> None:
+    systems = Systems(TOPLEVEL, "b", "p", 12, False, "d", "s", "fast")
+    decisions = Decisions(Config(version=1, agents={}))
+    found = report._deployment(decisions, systems, None, Instant("boot", 0))
+    assert (found.toplevel, found.booted, found.profile) == (TOPLEVEL, "b", "p")
+    assert (found.boot_default, found.specialisation, found.base) == ("d", "fast", "s")
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def fold(entries: Iterable[Entry]) -> tuple[Deployment, ...]:
     for entry in entries:
         toplevel = entry.data.get("toplevel")
         if entry.type == "deployment.activated" and isinstance(toplevel, str):
-            if found and found[-1].toplevel == toplevel:
+            if found and found[-1].toplevel == toplevel == entry.data.get("previous"):
                 found[-1] = _add(found[-1], entry)
                 continue
             before = newest.get(toplevel)

@@ -360,15 +360,19 @@ def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
     state = replace(state, pending=None, staged=None)
     if data["action"] == "promote":
         return replace(state, promotion_failed_ms=None if data["ok"] else state.elapsed_ms)
+    source, target = intent.data.get("from"), intent.data["target"]
+    if data["ok"] and source == state.current == data.get("running"):
+        # Root saw the target run, healer did not: what runs now was deployed again since.
+        return replace(state, current=target)
     agent, gate = intent.data.get("agent"), intent.data.get("gate")
     asked = intent.data.get("asked_by") is not None
     if not data["ok"] or asked or (agent is None and gate is None):
         return state
-    if intent.data["target"] != state.current:
+    if target != state.current:
         return state  # superseded before anything could be seen of its effect
     observation = Observation(
         source=intent.data["from"],
-        target=intent.data["target"],
+        target=target,
         agent=agent,
         gate=gate,
         since_ms=state.elapsed_ms,

@@ -9,7 +9,7 @@ import pytest
 from healer.cli import deployment as command
 from healer.errors import HealerError
 from healer.ledger.writer import Ledger
-from tests.safeswitch.judged import BAD, GOOD, lived
+from tests.safeswitch.judged import BAD, GOOD, Judged, lived
 
 
 @pytest.fixture
@@ -20,7 +20,10 @@ def ledger(tmp_path: Path) -> Path:
     host.crash("web", times=3)
     host.comes_of_it()
     host.after(61)
-    directory = tmp_path / "ledger"
+    return recorded(host, tmp_path / "ledger")
+
+
+def recorded(host: Judged, directory: Path) -> Path:
     written = Ledger.open(directory, origin="healer/test", boot="b" * 32)
     for record in host.ledger:
         written.append(record.type, record.data, incident=record.incident)
@@ -88,3 +91,20 @@ def test_a_name_that_fits_none_or_several_is_refused_in_words(ledger: Path) -> N
         args = parser.parse_args(["deployment", "show", name, "--ledger", str(ledger)])
         with pytest.raises(HealerError, match=said):
             args.run(args)
+
+
+def test_the_same_system_deployed_again_unseen_is_a_deployment_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was deployed while healer was down, right after root's helper had gone back from it."""
+    host = lived()
+    host.deploy(BAD, "web")
+    host.crash("web", times=3)
+    host.while_healer_is_down(deployed=BAD)
+    host.comes_of_it()
+    directory = recorded(host, tmp_path / "ledger")
+    _, out = run(capsys, "show", BAD, "--ledger", str(directory), "--json")
+    first, again = json.loads(out)
+    assert [entry["type"] for entry in first["entries"]][-1] == "deployment.condemned"
+    assert (again["kind"], again["previous"], again["state"]) == ("switch", GOOD, "condemned")
+    assert "it was condemned before" in again["summary"]

@@ -235,6 +235,29 @@ def test_with_rollback_it_does_not_stay_at_all() -> None:
     assert host.open_intent() is None
 
 
+@pytest.mark.parametrize("policy", ["warn", "zero-tolerance", "rollback"])
+def test_the_same_system_deployed_again_while_healer_was_down_is_a_new_deployment(
+    policy: str,
+) -> None:
+    """Root's helper has gone back from it, and healer has not seen that."""
+    host = bad(lived(options={"condemned": policy}))
+    host.while_healer_is_down(deployed=BAD)
+    host.comes_of_it()
+    assert host.of("action.outcome")[-1].data["running"] == BAD
+    activated = host.of("deployment.activated")[-1].data
+    assert (activated["toplevel"], activated["previous"]) == (BAD, GOOD)
+    assert (activated["kind"], activated["condemned"]) == ("switch", True)
+    again = [told for told in host.told() if "it was condemned before" in told]
+    assert len(again) == (2 if policy == "rollback" else 1), again
+    assert host.rolls_back() == (policy == "rollback")
+    if policy != "rollback":
+        host.crash("web")
+        assert host.rolls_back() == (policy == "zero-tolerance")
+        host.crash("web", times=5)
+    assert host.rolls_back()
+    host.restart_healer()
+
+
 def test_a_person_forgives_and_condemns() -> None:
     host = condemned("rollback")
     host.ask("forgive", target=BAD)

@@ -78,7 +78,7 @@ def test_where_the_profile_cannot_be_set_the_target_is_activated_all_the_same(tr
 
 
 def test_a_boot_loader_that_hangs_does_not_keep_the_bad_system_running(tmp_path: Path) -> None:
-    with host(tmp_path, timeout_sec=0.5) as tree:
+    with host(tmp_path, timeout_sec=2) as tree:
         tree.system("good")
         tree.system("bad")
         tree.deploy(good(tree))

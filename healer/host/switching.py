@@ -89,6 +89,7 @@ class Switch:
     """One change of the host: from one toplevel to another, with the file for its result.
 
     ``timeout_sec`` bounds the unit; ``deadline`` on CLOCK_MONOTONIC the wait for another switch.
+    Without ``sets_profile`` that is left as it is.
     """
 
     source: str
@@ -97,6 +98,7 @@ class Switch:
     result: Path
     timeout_sec: float
     deadline: float
+    sets_profile: bool = True
 
     def run(self, action: str) -> Ran:
         """Set the profile and run ``switch-to-configuration ACTION``: switch, or boot.
@@ -152,7 +154,7 @@ class Switch:
         return None
 
     def _command(self, action: str) -> list[str]:
-        base = self.goal.base if action != "test" else ""
+        base = self.goal.base if self.sets_profile and action != "test" else ""
         return [
             *("/bin/sh", "-c", _SCRIPT, "sh"),
             *(str(self.result), self.source, self.goal.toplevel, program("nix-env")),

@@ -13,12 +13,14 @@ killed. The steps, each of which may be done again::
 the booted system's nor that of the one that is left, and where switch-to-configuration itself
 refuses (exit 1) or asks for a boot (exit 100). ``test`` is for what cannot be made the system that
 boots, as when /boot is full: it is activated all the same, for a system whose agents crash is worse
-than one that does not outlive a boot; and that is told. What was reached is kept in a progress file
-that only root writes; whoever asks again is told the same once more, and a power cut or SIGKILL
-anywhere in between costs nothing but doing a step twice.
+than one that does not outlive a boot; and that is told. It is also for where somebody has staged
+another system for the next boot, as by ``nixos-rebuild boot``: that is left. What was reached is
+kept in a progress file that only root writes; whoever asks again is told the same once more, and a
+power cut or SIGKILL anywhere in between costs nothing but doing a step twice.
 """
 
 import fcntl
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -110,38 +112,59 @@ class Rollback:
 
     def _begin(self, goal: Goal) -> None:
         began = _now()
-        switch = self._switch_to(goal)
-        ran = switch.taken_up()
+        ran = self._switch_to(goal).taken_up()
         if ran is None or not self._is_there(goal):
-            switching.wait_for_lock(switch.deadline)
-            systems = self._check_not_superseded()
-            self._prepare()
-            reasons = changes.needs_reboot(str(systems.current), systems.booted, self._target)
-            if reasons:
-                self._stage(goal, ", ".join(reasons))
-                return
-            short = space.shortage(space.for_switch(Path(self._target), self._profile))
-            if short is not None:
-                self._only_activate(goal, short)
-                return
-            ran = switch.run("switch")
+            ran = self._go_back(goal)
+        if ran is None:
+            return
         self._note_times(began, ran)
         systems = nix.systems(self._profile)
-        if systems.current != self._target and ran.code in {
-            switching.REFUSED,
-            switching.NEEDS_BOOT,
-        }:
+        refused = ran.code in {switching.REFUSED, switching.NEEDS_BOOT}
+        if systems.current == self._target:
+            self._verify(goal, ran.words)
+        elif refused and not self._is_staged(systems, goal):
             self._stage(goal, ran.words)
-        elif systems.current != self._target and not _is_to_boot(systems, goal):
+        elif refused or not _is_to_boot(systems, goal):
             # It came not even so far: nix-env failed, or the boot loader did not end.
             self._only_activate(goal, ran.words)
         else:
             self._verify(goal, ran.words)
 
-    def _switch_to(self, goal: Goal) -> Switch:
-        deadline = time.monotonic() + self._switch.lock_timeout_sec
+    def _go_back(self, goal: Goal) -> Ran | None:
+        """Switch, and return what came of it; None where that is no way, and another was gone."""
+        switching.wait_for_lock(self._deadline)
+        systems = self._check_not_superseded()
+        self._prepare()
+        reasons = changes.needs_reboot(str(systems.current), systems.booted, self._target)
+        staged = self._is_staged(systems, goal)
+        if staged and (reasons or systems.boot_default != self._source_base()):
+            self._only_activate(goal, f"{systems.profile} is in the profile, and is left there")
+            return None
+        if reasons:
+            self._stage(goal, ", ".join(reasons))
+            return None
+        short = space.shortage(space.for_switch(Path(self._target), self._profile))
+        if short is not None:
+            self._only_activate(goal, short)
+            return None
+        return self._switch_to(goal, sets_profile=not staged).run("switch")
+
+    def _switch_to(self, goal: Goal, *, sets_profile: bool = True) -> Switch:
         limit = self._switch.timeout_sec
-        return Switch(self._from, goal, self._profile, self._result, limit, deadline)
+        where = (self._profile, self._result)
+        return Switch(self._from, goal, *where, limit, self._deadline, sets_profile)
+
+    @property
+    def _deadline(self) -> float:
+        return time.monotonic() + self._switch.lock_timeout_sec
+
+    def _source_base(self) -> str:
+        """Return what the profile was for the system that is gone back from."""
+        return nix.base_of(self._from, self._profile, os.path.realpath(self._profile))[0]
+
+    def _is_staged(self, systems: Systems, goal: Goal) -> bool:
+        """Whether somebody has put a third system into the profile, for a boot to come."""
+        return systems.profile not in {None, self._source_base(), goal.base}
 
     def _prepare(self) -> None:
         """Run the hooks of the agents that the rollback changes, once."""
@@ -184,8 +207,8 @@ class Rollback:
         systems = self._check_not_superseded()
         if systems.current != self._target:
             raise RefusedError(f"{why}; {ran.words}, and {systems.current} is still running")
-        self._progress.detail = f"{why}; it was activated all the same ({ran.words})"
-        if not _is_to_boot(systems, goal):
+        self._progress.detail = f"{why}; {self._target} was activated ({ran.words})"
+        if not _is_to_boot(systems, goal) and not self._is_staged(systems, goal):
             command = f"nix-env --profile {self._profile} --set {goal.base} && {goal.switch} boot"
             self._progress.detail += (
                 f", and boots only once somebody has mended that and run: {command}"
@@ -216,14 +239,15 @@ class Rollback:
 
     def _is_there(self, goal: Goal) -> bool:
         systems = nix.systems(self._profile)
-        return (systems.current, systems.profile) == (self._target, goal.base)
+        in_place = systems.profile == goal.base or self._is_staged(systems, goal)
+        return in_place and systems.current == self._target
 
     def _verify(self, goal: Goal, words: str) -> None:
         """Judge by what runs: exit 4 means that some unit failed, not that the switch did."""
         systems = self._check_not_superseded()
         if systems.current != self._target:
             raise RefusedError(f"{words}, and {systems.current} is still running")
-        if systems.profile != goal.base:
+        if systems.profile != goal.base and not self._is_staged(systems, goal):
             raise RefusedError(f"{words}, and {self._profile} is {systems.profile}")
         self._progress.detail = words
         self._progress.ok = self._progress.done = True

@@ -122,3 +122,72 @@ def test_a_unit_that_is_killed_is_begun_again(tree: Tree, moment: str) -> None:
     came = tree.roll_back(tree.intent(bad(tree), good(tree)))
     assert (came.ok, came.running) == (True, good(tree))
     assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
+
+
+def test_what_was_staged_for_the_next_boot_is_left_alone(tree: Tree) -> None:
+    tree.deploy(fix(tree), "boot")
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), fix(tree), fix(tree))
+    assert f"{fix(tree)} is in the profile" in came.detail
+    assert f"{fix(tree)} boots next, {good(tree)} runs" in came.detail
+    assert "nix-env" not in came.detail
+    assert tree.switched[-1] == ("test", good(tree))
+
+
+def test_what_is_in_the_profile_only_does_not_leave_the_bad_system_to_boot(tree: Tree) -> None:
+    """As between the two steps of a nixos-rebuild, or where it has a profile of another name."""
+    tree.set_profile(fix(tree))
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), good(tree), fix(tree))
+    assert f"the profile is {fix(tree)}, {good(tree)} boots next" in came.detail
+    tree.fail("loader")
+    tree.deploy(bad(tree))
+    tree.set_profile(fix(tree))
+    came = tree.roll_back(tree.intent(bad(tree), good(tree), seq=8))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), bad(tree), fix(tree))
+
+
+def test_what_was_staged_is_left_also_where_the_target_takes_a_reboot(tmp_path: Path) -> None:
+    with host(tmp_path, reboot="at-once") as tree:
+        tree.system("good", kernel="6.18")
+        for name in ("bad", "fix"):
+            tree.system(name)
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        tree.reboot()
+        tree.deploy(fix(tree), "boot")
+        came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+        assert (came.ok, came.running) == (True, good(tree))
+        assert (tree.boots, tree.in_profile, tree.reboots) == (fix(tree), fix(tree), 0)
+        # And where that is refused, as across a switch inhibitor, it is what is left.
+        tree.deploy(bad(tree), "test")
+        tree.fail("check")
+        came = tree.roll_back(tree.intent(bad(tree), good(tree), seq=8))
+        assert (came.ok, came.running) == (False, bad(tree))
+        assert (tree.boots, tree.in_profile) == (fix(tree), fix(tree))
+        assert f"{fix(tree)} boots next, {bad(tree)} runs" in came.detail
+
+
+def test_a_profile_at_the_target_already_is_nobody_elses(tree: Tree) -> None:
+    """As after a power cut between the two steps: it is gone on with."""
+    tree.set_profile(good(tree))
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert came.ok
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
+
+
+def test_a_specialisation_has_its_base_in_the_profile(tree: Tree) -> None:
+    special = tree.specialise(bad(tree), "fast")
+    tree.deploy(special, "test")
+    came = tree.roll_back(tree.intent(special, good(tree)))
+    assert came.ok
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
+    # And on the way back to one.
+    special = tree.specialise(good(tree), "slow")
+    tree.deploy(bad(tree))
+    came = tree.roll_back(tree.intent(bad(tree), special, seq=8))
+    assert (came.ok, came.running, tree.in_profile) == (True, special, good(tree))

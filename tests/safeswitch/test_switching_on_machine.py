@@ -23,7 +23,8 @@ LOCK = "/run/nixos/switch-to-configuration.lock"
 
 def good(safe_switch: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     healer = {"safeSwitch": {"probationSec": 3, **(safe_switch or {})}}
-    return system({"worker": agent(**more.pop("options", {}))}, label="good", healer=healer, **more)
+    label = more.pop("label", "good")
+    return system({"worker": agent(**more.pop("options", {}))}, label=label, healer=healer, **more)
 
 
 def bad(
@@ -100,7 +101,7 @@ def test_a_switch_that_half_fails_is_judged_by_what_runs(
     assert outcome["detail"] == f"switch-to-configuration exited with {code}"
 
 
-def test_a_boot_loader_that_fails_keeps_no_agent_crashing(container: Boot) -> None:
+def test_what_cannot_or_must_not_be_made_to_boot_is_activated(container: Boot) -> None:
     machine = container(system=good(bootLoaderScript="test ! -e /run/obstacle"))
     known_good = promoted(machine)
     machine.succeed("touch /run/obstacle")
@@ -110,10 +111,18 @@ def test_a_boot_loader_that_fails_keeps_no_agent_crashing(container: Boot) -> No
     # What it says has to be done does it.
     machine.succeed("rm /run/obstacle")
     machine.succeed(f"{detail.split('and run: ')[1].split(';')[0]} >&2")
-    machine.succeed(
-        f"grep init={known_good}/init /boot/loader/entries/"
-        "$(sed -n 's/^default //p' /boot/loader/loader.conf)"
-    )
+    boots = "grep init={}/init /boot/loader/entries/$(sed -n 's/^default //p' {})"
+    machine.succeed(boots.format(known_good, "/boot/loader/loader.conf"))
+
+    # A fix that is staged for the next boot is left to that.
+    fix = machine.deploy(good(label="fix"), how="boot")
+    worse = machine.build(bad(label="worse"))
+    assert machine.switch(worse, "test") in {0, 4}
+    wait_for_entry(machine, "deployment.condemned", toplevel=worse)
+    assert machine.current_system() == known_good
+    assert machine.succeed(f"readlink -f {PROFILE}").strip() == fix
+    machine.succeed(boots.format(fix, "/boot/loader/loader.conf"))
+    assert_intact(machine)
 
 
 def test_a_switch_that_is_refused_waits_for_somebody_to_reboot(container: Boot) -> None:

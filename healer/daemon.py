@@ -309,6 +309,7 @@ class Daemon:
         for unit in self._decisions.in_incidents():
             if unit in states:
                 self._record(self._decisions.on_unit(unit, states[unit], systems, now))
+        self._record(self._decisions.on_restarts(states, now))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()

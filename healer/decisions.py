@@ -12,7 +12,7 @@ from healer.records import Record
 from healer.safeswitch import deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
-from healer.watchdog import agent, counting, groups, health, ladder
+from healer.watchdog import agent, backoff, counting, groups, health, ladder
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
@@ -114,6 +114,18 @@ class Decisions:
         declared, known = self.config.agents[name], self.agent(name)
         started = health.has_started(declared, known, state)
         return self._apply(agent.on_state(name, declared, known, state, now, started=started))
+
+    def on_restarts(self, units: Mapping[str, UnitState], now: Instant) -> list[Record]:
+        """Have the backoff begin anew of agents that are stable without ever having crashed."""
+        records: list[Record] = []
+        for unit, state in units.items():
+            name = self.agent_of(unit) if state.n_restarts else None
+            if name is None or self.agent(name).incident is not None:
+                continue
+            declared, known = self.config.agents[name], self.agent(name)
+            if known.begun_anew != state.invocation:
+                records += self._apply(backoff.begin_anew(name, declared, None, state, now))
+        return records
 
     def on_counts(self, units: Mapping[str, UnitState], now: Instant) -> list[Record]:
         """Answer systemd's counts of restarts, once all evidence that there is was recorded.

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from healer.config import Agent
 from healer.events import Context, CoreDump, Ended, Instant, UnitState
 from healer.records import Record
-from healer.watchdog import budget, waiting
+from healer.watchdog import backoff, budget, waiting
 from healer.watchdog import ladder as steps
 from healer.watchdog.budget import Death
 from healer.watchdog.classify import crash_class, is_crash
 from healer.watchdog.ladder import Ladder
-from healer.watchdog.policy import answer, backs_off
+from healer.watchdog.policy import answer
 
 # How many ended invocations and crashes of one agent are remembered, so that the same end is not
 # recorded twice. The journal can tell again of all that happened since healer was last up.
@@ -34,7 +34,8 @@ class AgentState(msgspec.Struct, frozen=True):
     invocation that a health check found failing, and that check. ``passed`` pairs each startup and
     readiness check with the invocation in which it succeeds, and ``ready`` says in which one such a
     check began to succeed last, and when. ``restarts`` counts the crashes of the last incident, and
-    ``dumped`` names the invocations whose core dump is recorded.
+    ``dumped`` names the invocations whose core dump is recorded. In the invocation ``begun_anew``
+    healer last had the backoff begin anew.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -51,6 +52,7 @@ class AgentState(msgspec.Struct, frozen=True):
     ready: tuple[str, int] | None = None
     restarts: int = 0
     dumped: tuple[str, ...] = ()
+    begun_anew: str | None = None
 
     def has_ended(self, boot: str, invocation: str) -> bool:
         """Whether the end of this invocation is recorded."""
@@ -104,14 +106,23 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, looped_in=data["toplevel"])
         case "agent.coredump":
             return replace(state, dumped=(*state.dumped, data["invocation"])[-_REMEMBERED:])
-        case "action.outcome" if data["action"] == "kill" and not data["ok"]:
-            return replace(state, unhealthy=None)
-        case "action.outcome" if steps.begins_anew(record):
-            return replace(state, deaths=(), looped_in=None)
+        case "action.intent" | "action.outcome":
+            return _acted(state, record)
         case "deployment.activated" if data["toplevel"] != data["previous"]:
             return replace(state, deaths=(), looped_in=None)
         case _:
             return _checked(state, record)
+
+
+def _acted(state: AgentState, record: Record) -> AgentState:
+    """Fold what was intended for the agent, and what came of it."""
+    data = record.data
+    if record.type == "action.intent":
+        invocation = data.get("invocation") if data["action"] == "reset" else None
+        return replace(state, begun_anew=invocation) if invocation else state
+    if data["action"] == "kill" and not data["ok"]:
+        return replace(state, unhealthy=None)
+    return replace(state, deaths=(), looped_in=None) if steps.begins_anew(record) else state
 
 
 def _checked(state: AgentState, record: Record) -> AgentState:
@@ -218,7 +229,7 @@ def on_state(
                 },
                 state.incident,
             )
-            yield from _begin_backoff_anew(name, agent, state, unit, now)
+            yield from backoff.begin_anew(name, agent, state.incident, unit, now)
     elif state.ladder.knows_more(agent):
         return
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= waiting.settled_ms(state.last_crash):
@@ -294,21 +305,6 @@ def _stopped(
     elif mate is not None:
         by, because, incident = "group", mate[0], state.incident or mate[1]
     return Record(now, "agent.stopped", {**common, "by": by, "mate": because}, incident)
-
-
-def _begin_backoff_anew(
-    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant
-) -> Iterator[Record]:
-    """Have systemd forget the restarts of an agent that is stable again: it never does itself."""
-    if not backs_off(agent.restart) or unit.n_restarts == 0:
-        return
-    intent = {
-        "action": "reset",
-        "target": agent.unit,
-        "agent": name,
-        "reason": f"stable again after {unit.n_restarts} restarts: the backoff begins anew",
-    }
-    yield Record(now, "action.intent", intent, state.incident)
 
 
 def _crash(

@@ -115,11 +115,27 @@ def test_a_stable_run_begins_systemds_backoff_anew(restart: Restart) -> None:
     assert (recovered.type, reset.data["action"]) == ("agent.recovered", "reset")
 
 
+def test_restarts_after_clean_exits_are_forgotten_as_well() -> None:
+    agents = {"web": Agent(unit=UNIT, restart=Restart(policy="exponential"))}
+    decisions = Decisions(Config(version=1, agents=agents))
+    assert decisions.on_restarts({UNIT: RUNNING}, Instant("boot", 61_000)) == []
+    (reset,) = decisions.on_restarts({UNIT: RUNNING}, Instant("boot", 62_000))
+    assert (reset.data["action"], reset.incident) == ("reset", None)
+    # systemd may be asked for its count anew much later.
+    assert decisions.on_restarts({UNIT: RUNNING}, Instant("boot", 63_000)) == []
+    following = replace(RUNNING, invocation=THIRD)
+    assert len(decisions.on_restarts({UNIT: following}, Instant("boot", 70_000))) == 1
+    assert (
+        decisions.on_restarts({UNIT: replace(RUNNING, n_restarts=0)}, Instant("boot", 80_000)) == []
+    )
+
+
 def test_an_immediate_restart_has_no_backoff_to_begin_anew() -> None:
     decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
     crash(decisions)
     *_, last = decisions.on_unit(UNIT, RUNNING, SYSTEMS, Instant("boot", 62_000))
     assert last.type == "agent.recovered"
+    assert decisions.on_restarts({UNIT: RUNNING}, Instant("boot", 62_000)) == []
 
 
 def test_an_end_is_recorded_once_though_its_agent_has_another_name_since() -> None:

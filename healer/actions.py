@@ -15,7 +15,16 @@ import msgspec
 from healer.config import Config
 from healer.errors import HostUnavailableError
 from healer.events import UnitState
-from healer.helper import CarryOut, Measure, RemoveStamps, Reply, Request, TellStable, TellUp
+from healer.helper import (
+    CarryOut,
+    Measure,
+    RemoveStamps,
+    Reply,
+    Request,
+    TellExcused,
+    TellStable,
+    TellUp,
+)
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import rebooting, rollback, trial
@@ -238,7 +247,7 @@ async def measure(before: str, after: str, config: Config) -> dict[str, int]:
         return {}
 
 
-async def tell(what: TellUp | TellStable, config: Config) -> None:
+async def tell(what: TellUp | TellExcused | TellStable, config: Config) -> None:
     """Tell root what healer has found, however long it takes until its helper answers."""
     while True:
         with contextlib.suppress(OSError, TimeoutError, msgspec.MsgspecError):

@@ -15,7 +15,7 @@ from healer.control import AgentRequest, Answer, Request, SafeSwitchRequest
 from healer.decisions import Decisions
 from healer.errors import LedgerIOError, RefusedError
 from healer.events import Systems
-from healer.helper import TellStable, TellUp
+from healer.helper import TellExcused, TellStable, TellUp
 from healer.host import clock
 from healer.ledger.entry import Entry
 from healer.records import Record
@@ -92,6 +92,10 @@ class Actor:
     def tell_up(self) -> None:
         """Tell root that the host has come up."""
         self._spawn(actions.tell(TellUp(), self._decisions.config))
+
+    def tell_excused(self) -> None:
+        """Tell root that this boot is not to be counted against its system."""
+        self._spawn(actions.tell(TellExcused(), self._decisions.config))
 
     def tell_stable(self) -> None:
         """Tell root that healer itself has come up, and stays so."""

@@ -105,6 +105,7 @@ class Daemon:
         self._switching = False
         self._spent = False
         self._told_up = False
+        self._told_excused = False
         self._held: sticking.Held | None = None
         self._safe_switch_off = self._why_safe_switch_is_off()
 
@@ -253,8 +254,7 @@ class Daemon:
         self._look_at_ledger()
         if self._safe_switch_off is None:
             self._judge(systems)
-            self._record(self._decisions.on_boot(self._units.states, systems, clock.now()))
-            self._look_whether_up()
+            self._look_at_boot(systems)
         self._gates.look_again()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
@@ -282,6 +282,21 @@ class Daemon:
         limit = self._config.safe_switch.lock_timeout_sec
         self._held, told = sticking.tell(held, limit, lambda: nix.lock_holder(nix.SWITCH_LOCK), now)
         self._record(told)
+
+    def _look_at_boot(self, systems: Systems) -> None:
+        """See whether the host has come up in this boot, or what keeps it down is to be excused."""
+        boot, trouble = clock.boot_id(), None
+        if self._decisions.came_up != boot != self._decisions.excused:
+            tries = self._config.safe_switch.boot_tries
+            if booting.may_be_excused(systems, boot, tries):
+                trouble = self._environment.look()
+        units, now = self._units.states, clock.now()
+        self._record(self._decisions.on_boot(units, systems, now, environment=trouble))
+        if self._decisions.excused == boot and not self._told_excused:
+            # Also where healer was killed before root did it: root does it once.
+            self._told_excused = True
+            self._actor.tell_excused()
+        self._look_whether_up()
 
     def _look_whether_up(self) -> None:
         """Tell root and boot-complete.target, once, that the host has come up in this boot."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from healer.config import Config, HealthCheck
 from healer.events import Changes, Context, CoreDump, Ended, Instant, Systems, UnitState
 from healer.records import Record
-from healer.safeswitch import deployment, probation, verdicts
+from healer.safeswitch import attribution, deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
 from healer.watchdog import agent, backoff, counting, groups, health, ladder
@@ -32,6 +32,7 @@ class Decisions:
         self.deployment = DeploymentState()
         self.trial: Record | None = None
         self.came_up: str | None = None
+        self.excused: str | None = None
         self.reboots: tuple[Instant, ...] = ()
         self._switching = False
 
@@ -54,6 +55,8 @@ class Decisions:
             self._recorded_as.setdefault(record.data["unit"], set()).add(record.data["agent"])
         if record.type == "host.up":
             self.came_up = record.at.boot
+        if record.type == "boot.excused":
+            self.excused = record.at.boot
         if record.type == "action.intent" and record.data["action"] == "reboot":
             self.reboots = (*self.reboots, record.at)
         counting.apply(self.counts, record)
@@ -229,19 +232,40 @@ class Decisions:
         )
 
     def on_boot(
-        self, units: Mapping[str, UnitState], systems: Systems, now: Instant
+        self,
+        units: Mapping[str, UnitState],
+        systems: Systems,
+        now: Instant,
+        *,
+        environment: Collection[str] | None = None,
     ) -> list[Record]:
-        """Say, once in each boot, that the host has come up: every agent, and every gate asked."""
+        """Say, once in each boot, that the host has come up: every agent, and every gate asked.
+
+        Or, where ``environment`` says what is wrong with the host, that it has not for what is no
+        fault of the deployment. That is None where this boot is not counted against it.
+        """
         state = self.deployment
         if self.came_up == now.boot or systems.switching or systems.current != state.current:
             return []
-        gates = {gate.name for gate in self.config.safe_switch.gates}
-        if state.on_probation and not gates <= state.passed.keys():
+        asked = self.config.safe_switch.gates if state.on_probation else ()
+        gates = [gate.name for gate in asked if gate.name not in state.passed]
+        unready = dict(self._unready(units, now, up_is_enough=True))
+        if not gates and not unready:
+            data = {"toplevel": systems.current, "after_ms": now.uptime_ms}
+            return self._apply([Record(now, "host.up", data)])
+        if environment is None or self.excused == now.boot or not self._had_time(now):
             return []
-        if any(True for _ in self._unready(units, now, up_is_enough=True)):
-            return []
-        data = {"toplevel": systems.current, "after_ms": now.uptime_ms}
-        return self._apply([Record(now, "host.up", data)])
+        why = attribution.excuse(state, self.config.agents, unready, gates, environment)
+        data = {"toplevel": systems.current, "reason": why}
+        return self._apply([] if why is None else [Record(now, "boot.excused", data)])
+
+    def _had_time(self, now: Instant) -> bool:
+        """Whether healer has been up in this boot for as long as the slowest agent is unstable."""
+        since = self.deployment.since
+        if since is None or since.boot != now.boot:
+            return False
+        stable_sec = max((agent.stable_sec for agent in self.config.agents.values()), default=0)
+        return now.uptime_ms - since.uptime_ms >= stable_sec * 1000
 
     def escalate(
         self, units: Mapping[str, UnitState], systems: Systems, now: Instant

@@ -59,6 +59,14 @@ class TellUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """
 
 
+class TellExcused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The request not to count this boot against its system: what is down is no fault of that.
+
+    It needs no intent, which a full disk would keep from being durable: the daemon could as well
+    have said that the host is up. Root excuses each boot once, and so many in all as it has tries.
+    """
+
+
 class TellStable(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The request to begin the count of healer's own restarts anew, because it stays up.
 
@@ -74,7 +82,7 @@ class Measure(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     after: str
 
 
-Request = CarryOut | RemoveStamps | TellUp | TellStable | Measure
+Request = CarryOut | RemoveStamps | TellUp | TellExcused | TellStable | Measure
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -134,6 +142,12 @@ def _answer(config: Config, line: bytes) -> Reply:
     if isinstance(request, TellUp):
         booting.note_up(nix.systems(Path(config.safe_switch.profile)))
         return Reply(True, "the host is up")
+    if isinstance(request, TellExcused):
+        switch = config.safe_switch
+        systems = nix.systems(Path(switch.profile))
+        if booting.excuse(systems, clock.boot_id(), switch.boot_tries):
+            return Reply(True, f"this boot is not counted against {systems.booted}")
+        return Reply(False, "there is no count of this boot that could be taken back")
     if isinstance(request, TellStable):
         return Reply(*keeping.reset(itself.UNIT))
     if isinstance(request, Measure):

@@ -3,7 +3,8 @@
 # good, or is so of a live switch only and has come up in no boot yet. After TRIES in which it did not
 # come up go back to a known-good one, unless there is an AGENT that is not safe to roll back. A
 # daemon of this boot that finds every agent up has root remove the count, and write down what has
-# come up (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
+# come up; one that finds what is down to be no fault of the system has root excuse the boot
+# (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
 set -u
 booted=$(cd -P "$1" && pwd) || exit 0
 state=$2 tries=$3 profile=$4 known_good=$5
@@ -36,7 +37,7 @@ for link in "$known_good"-*-link; do
 done
 if [ -n "$known" ]; then
   if [ -z "$good" ] || came_up "$booted"; then
-    rm -f "$state/boots"
+    rm -f "$state/boots" "$state/excused"
     exit 0
   fi
 fi
@@ -53,6 +54,15 @@ case $toplevel:$count in
   *) count=0 ;;
 esac
 count=$((count + 1))
+# One line: the system, how many of its boots were excused, and the last of these.
+whose='' excused=0
+if [ -r "$state/excused" ]; then read -r whose excused last <"$state/excused"; fi
+case $whose:$excused in
+  "$booted":*[!0-9]* | "$booted":) excused=0 ;;
+  "$booted":*) ;;
+  *) excused=0 ;;
+esac
+tries=$((tries + excused))
 mkdir -p "$state"
 # Durable before the boot goes on: it may be a short one.
 echo "$booted $count $boot" >"$state/.boots.new" && sync && mv "$state/.boots.new" "$state/boots"
@@ -75,6 +85,6 @@ if ! nix-env --profile "$profile" --set "$good" ||
   rm -f "$state/boot-rollback"
   exit 1
 fi
-rm -f "$state/boots"
+rm -f "$state/boots" "$state/excused"
 sync
 systemctl reboot --no-block

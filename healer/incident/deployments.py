@@ -10,6 +10,7 @@ from healer.ledger.entry import Entry
 _TOLD = frozenset(
     {
         "agent.crash-loop",
+        "boot.excused",
         "deployment.closure",
         "deployment.condemned",
         "deployment.forgiven",

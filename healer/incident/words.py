@@ -370,6 +370,9 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"{toplevel(d.get('from'))} was rolled back in the boot, to {toplevel(d.get('target'))}: "
         f"{text(d, 'reason')}"
     ),
+    "boot.excused": lambda d: (
+        f"this boot is not counted against {toplevel(d.get('toplevel'))}: {text(d, 'reason')}"
+    ),
     "deployment.closure": lambda d: (
         f"{toplevel(d.get('toplevel'))} has {text(d, 'added')} store paths more and "
         f"{text(d, 'removed')} fewer than {toplevel(d.get('previous'))}: "

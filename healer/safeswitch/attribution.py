@@ -124,11 +124,7 @@ def failed_gates(
         age_ms = state.elapsed_ms - failing.since_ms
         if gate not in gates or age_ms < config.probation_sec * 1000:
             continue
-        against = None
-        if gate not in state.passed_by_good:
-            against = "it is not known to have passed under the known-good"
-        elif gate in state.long_passed:
-            against = "it passed for a minute or more under this deployment before it began to fail"
+        against = _no_fault(state, gate)
         yield Judgement(
             agent=None,
             gate=gate,
@@ -141,6 +137,42 @@ def failed_gates(
             ),
             age_ms=age_ms,
         )
+
+
+def _no_fault(state: DeploymentState, gate: str) -> str | None:
+    """Say why a gate that fails is no sign of a bad deployment; None if it is one."""
+    if gate not in state.passed_by_good:
+        return "it is not known to have passed under the known-good"
+    if gate in state.long_passed:
+        return "it passed for a minute or more under this deployment before it began to fail"
+    return None
+
+
+def excuse(
+    state: DeploymentState,
+    agents: Mapping[str, Agent],
+    unready: Mapping[str, str],
+    gates: Collection[str],
+    environment: Collection[str],
+) -> str | None:
+    """Say why it is no fault of the deployment that a boot does not come up; None if it may be.
+
+    ``unready`` says of each agent that is not up why, ``gates`` names those that have not passed,
+    and ``environment`` says what is wrong with the host. Where that is nothing, for each agent and
+    each gate something has to speak against blaming the deployment.
+    """
+    found = [*environment]
+    for name, why in () if environment else sorted(unready.items()):
+        against = "; ".join(_objections(state, agents, name, unready))
+        if not against:
+            return None
+        found.append(f"{name} {why}, but {against}")
+    for gate in () if environment else sorted(gates):
+        objection = _no_fault(state, gate)
+        if objection is None:
+            return None
+        found.append(f"the gate {gate} has not passed, but {objection}")
+    return "; ".join(found) or None
 
 
 def _too_many(state: DeploymentState, name: str, agent: Agent, crashes: tuple[Crash, ...]) -> bool:
@@ -226,13 +258,13 @@ def _controls(
     the accused drags along tells nothing: agents that crashed only after it, if it died in its
     first run, or that have crashed each time just after a changed one.
     """
-    first = state.crashes[name][0]
-    drags = not _lasted(agents[name], first)
+    own = state.crashes.get(name, ())
+    drags = bool(own) and not _lasted(agents[name], own[0])
     for other in agents:
         crashes = state.all_crashes(other)
         if other == name or other not in unready or not crashes:
             continue
-        if (drags and first.at_ms < crashes[0].at_ms) or state.is_dragged(other):
+        if (drags and own[0].at_ms < crashes[0].at_ms) or state.is_dragged(other):
             continue
         if other in state.looped or state.is_suspicious(other, len(crashes), crashes[-1].at_ms):
             if state.is_unchanged(other):

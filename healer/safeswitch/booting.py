@@ -2,8 +2,8 @@
 
 The boots of a system that is not known to be good, or has come up in none yet, are counted in a
 file of root's. That is removed when every agent is up, and the system is noted in another: what is
-known to be good of a live switch only may still fail in a boot. What a boot was rolled back from is
-left in a third, for the ledger.
+known to be good of a live switch only may still fail in a boot. How many of the boots were excused
+is in a third, and what a boot was rolled back from is left in a fourth, for the ledger.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from healer.safeswitch.rollback import PROGRESS_DIR
 
 COUNT = PROGRESS_DIR / "boots"
 CAME_UP = PROGRESS_DIR / "came-up"
+EXCUSED = PROGRESS_DIR / "excused"
 ROLLED_BACK = PROGRESS_DIR / "boot-rollback"
 
 
@@ -43,12 +44,57 @@ def note_up(systems: Systems) -> None:
     is no longer among the known-good systems is dropped.
     """
     COUNT.unlink(missing_ok=True)
+    EXCUSED.unlink(missing_ok=True)
     booted = systems.booted
     if booted is None or booted != systems.current:
         return
     kept = [system for system in came_up() if system != booted and known_good.holds(system)]
     CAME_UP.parent.mkdir(mode=0o755, exist_ok=True)
     write_atomically(CAME_UP, "".join(f"{system}\n" for system in [*kept, booted]).encode(), 0o644)
+
+
+def may_be_excused(systems: Systems, boot: str, tries: int | None) -> bool:
+    """Whether this boot is counted against the booted system, and root would take that back.
+
+    That is done once for each boot, and for no more boots than the ``tries`` that a system has to
+    come up: one that is to blame after all is gone back from as well, only later.
+    """
+    booted, counted = systems.booted, _words(COUNT)
+    if tries is None or booted is None or booted != systems.current or len(counted) != 3:
+        return False
+    if (counted[0], _hex(counted[2])) != (booted, boot):
+        return False
+    boots, last = _excused(booted)
+    return boots < tries and last != boot
+
+
+def excuse(systems: Systems, boot: str, tries: int | None) -> bool:
+    """Have this boot not counted against the booted system; return whether it was. Needs root."""
+    if not may_be_excused(systems, boot, tries):
+        return False
+    boots, _ = _excused(str(systems.booted))
+    write_atomically(EXCUSED, f"{systems.booted} {boots + 1} {boot}\n".encode(), 0o644)
+    return True
+
+
+def _excused(booted: str) -> tuple[int, str]:
+    """Return how many boots of a system were excused, and the last of them."""
+    match _words(EXCUSED):
+        case [toplevel, boots, last] if toplevel == booted and boots.isdecimal():
+            return int(boots), last
+    return 0, ""
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").split()
+    except OSError:
+        return []
+
+
+def _hex(boot: str) -> str:
+    """Return a boot's id as the kernel writes it in the way in which journald does."""
+    return boot.replace("-", "")
 
 
 def came_up() -> list[str]:
@@ -63,7 +109,7 @@ def rolled_back(booted: str | None, path: Path = ROLLED_BACK) -> BootRollback | 
     """
     try:
         source, target, tries, boot = path.read_text(encoding="utf-8").split()
-        intended = BootRollback(source, target, int(tries), boot.replace("-", ""))
+        intended = BootRollback(source, target, int(tries), _hex(boot))
     except (OSError, ValueError):
         return None
     return intended if intended.target == booted else None

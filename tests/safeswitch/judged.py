@@ -34,6 +34,7 @@ class Judged:
     current: str = GOOD
     booted: str = GOOD
     switching: bool = False
+    counted: bool = False  # whether its boots are, so that healer may excuse them
     trouble: list[str] = field(default_factory=list)
     ledger: list[Record] = field(default_factory=list)
     # What root's helper has done of the open rollback and will say again: what ran afterwards.
@@ -106,6 +107,9 @@ class Judged:
         # What is told of at one look is judged at the next.
         for _ in range(2):
             self.keep(self.decisions.on_tick(self.units, self.systems(), now, self.trouble))
+        if self.counted:
+            units, systems = self.units, self.systems()
+            self.keep(self.decisions.on_boot(units, systems, now, environment=self.trouble))
 
     def gate(self, name: str, ok: bool, detail: str = "as seen") -> None:
         """Let a gate pass, or fail, from now on, at each look."""

@@ -5,10 +5,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from healer.records import Record
 from healer.safeswitch.baseline import BLAMED, SUSPICIOUS, Baseline, threshold
-from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, lived
+from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, Judged, lived
 
 
 def test_a_changed_agent_that_crashes_beyond_its_baseline_is_blamed_with_its_evidence() -> None:
@@ -514,3 +515,67 @@ def test_the_threshold_is_the_smallest_that_chance_hardly_reaches(
     assert at_least(k) < chance
     assert k == 1 or at_least(k - 1) >= chance * 0.999
     assert threshold(expected, chance) == max(3, k)
+
+
+def kept_down(*changed: str, shared: tuple[str, ...] = ()) -> Judged:
+    """Return a host on which web was crashing when it was booted, under what changes these."""
+    host = lived()
+    host.deploy(BAD, *changed, shared=shared)
+    host.after(30)
+    host.reboot()
+    host.crash("web", times=3)
+    host.counted = True
+    host.after(55)
+    assert host.of("boot.excused") == []
+    host.crash("web", times=3)
+    return host
+
+
+def test_a_boot_that_does_not_come_up_for_the_deployment_is_not_excused() -> None:
+    assert kept_down("web").of("boot.excused") == []
+    assert kept_down("db", shared=("systemd",)).of("boot.excused") == []
+
+
+def test_a_boot_is_excused_for_what_was_not_changed_once() -> None:
+    host = kept_down("db")
+    (excused,) = host.of("boot.excused")
+    assert excused.data["toplevel"] == BAD
+    assert excused.data["reason"] == (
+        "web has crashed and is not stable yet, but neither its unit nor what all share was changed"
+    )
+    host.restart_healer()
+    host.crash("web", times=3)
+    assert len(host.of("boot.excused")) == 1
+
+
+def test_a_boot_is_excused_for_a_full_disk_and_for_others_that_crash_too() -> None:
+    host = kept_down("web")
+    host.trouble = ["there is no space left on /var"]
+    host.look()
+    assert host.of("boot.excused")[0].data["reason"] == "there is no space left on /var"
+    host = lived()
+    host.deploy(BAD, "web")
+    host.reboot()
+    host.crash("mail", "web")
+    host.counted = True
+    host.crash("mail", "web", times=5, after=13)
+    (excused,) = host.of("boot.excused")
+    assert "mail crashes too, and nothing of it was changed" in excused.data["reason"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_gate_that_never_passed_under_the_known_good_excuses_a_boot(known: bool) -> None:
+    host = Judged(gates=("port",))
+    host.gate("port", True)
+    host.promoted()
+    if not known:
+        state = host.decisions.deployment
+        host.decisions.deployment = replace(state, passed_by_good=frozenset())
+    host.deploy(BAD, "web")
+    host.counted = True
+    host.boot, host.sec, host.booted = 2, 20, BAD
+    for name in host.agents:
+        host.start(name)
+    host.gate("port", False)
+    host.after(70)
+    assert len(host.of("boot.excused")) == (not known)

@@ -10,6 +10,7 @@ from tests.machine.local import PROFILE, LocalMachine, SystemSpec
 from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
 
 COUNT = "/var/lib/healer-helper/boots"
+EXCUSED = "/var/lib/healer-helper/excused"
 CAME_UP = "/var/lib/healer-helper/came-up"
 # In front of the real one on the PATH.
 CUTTER = "/usr/local/sbin/nix-env"
@@ -122,6 +123,18 @@ def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: B
             f"test $(healer ledger show --type host.up --json | wc -l) = {number + 2}", timeout=120
         )
         machine.wait_until_succeeds(f"! test -e {COUNT}", timeout=60)
+    # An agent that was not changed, and that what is on the disk keeps down, is no fault of it.
+    machine.succeed("mkdir /var/lib/worker/counter.new")
+    booted_into(machine, new)
+    excused = wait_for_entry(machine, "boot.excused", toplevel=new)
+    assert "neither its unit nor what all share was changed" in excused["data"]["reason"]
+    machine.wait_until_succeeds(f"grep '^{new} 1 ' {EXCUSED}", timeout=60)
+    # It has but one boot to come up in, and this one is the second.
+    booted_into(machine, new)
+    assert machine.succeed(f"cat {COUNT}").startswith(f"{new} 2 ")
+    machine.succeed("rmdir /var/lib/worker/counter.new")
+    machine.wait_until_succeeds(f"! test -e {COUNT} -o -e {EXCUSED}", timeout=60)
+    assert len(entries(machine, "boot.excused")) == 1
     # What a boot loader that counts boots waits for.
     machine.succeed("systemctl start boot-complete.target", timeout=60)
     machine.require_unit_state("healer-boot-complete.service")

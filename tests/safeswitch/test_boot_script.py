@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healer.events import Systems
-from healer.host import known_good
+from healer.host import clock, known_good
 from healer.safeswitch import booting
 
 SCRIPT = Path(__file__).parents[2] / "nix" / "boot.sh"
@@ -91,8 +91,19 @@ class Host:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(booting, "COUNT", self.state / "boots")
             patched.setattr(booting, "CAME_UP", self.state / "came-up")
+            patched.setattr(booting, "EXCUSED", self.state / "excused")
             patched.setattr(known_good, "PROFILE", self.known_good)
             booting.note_up(Systems(current, booted, current, 1, switching=False))
+
+    def is_excused(self, running: str | None = None) -> bool:
+        """Have root told that what keeps this boot from coming up is no fault of the system."""
+        booted = str(self.system(self.booted))
+        current = booted if running is None else str(self.system(running))
+        systems = Systems(current, booted, current, 1, switching=False)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(booting, "COUNT", self.state / "boots")
+            patched.setattr(booting, "EXCUSED", self.state / "excused")
+            return booting.excuse(systems, clock.boot_id(), self.tries)
 
     def came_up(self) -> list[str]:
         file = self.state / "came-up"
@@ -104,10 +115,10 @@ class Host:
 
     def _end_the_boot(self) -> None:
         """What was counted was in another boot than this one."""
-        file = self.state / "boots"
-        if file.exists():
-            toplevel, count, _ = file.read_text().split()
-            file.write_text(f"{toplevel} {count} another\n")
+        for file in (self.state / "boots", self.state / "excused"):
+            if file.exists():
+                toplevel, count, _ = file.read_text().split()
+                file.write_text(f"{toplevel} {count} another\n")
 
 
 def went_back(to: str) -> str:
@@ -142,6 +153,49 @@ def test_nothing_goes_back_while_an_agent_is_not_safe_to_roll_back(host: Host) -
     assert not (host.state / "boot-rollback").exists()
     host.unsafe = ()
     assert host.boot("bad")[0] == went_back("good")
+
+
+def test_an_excused_boot_does_not_count_once_and_so_many_times(host: Host) -> None:
+    host.promote("good")
+    for _ in range(host.tries):
+        assert host.boot("bad")[0] == ""
+        assert not host.is_excused(running="good")
+        assert host.is_excused()
+        assert not host.is_excused()
+    assert host.boot("bad", times=2)[0] == ""
+    assert not host.is_excused()
+    calls, said = host.boot("bad")
+    assert calls == went_back("good")
+    assert "did not come up in 4 boots" in said
+    assert not (host.state / "excused").exists()
+
+
+def test_what_excused_one_system_excuses_no_other_and_is_over_when_it_comes_up(host: Host) -> None:
+    host.promote("good")
+    host.boot("bad")
+    assert host.is_excused()
+    assert host.boot("other", times=3)[0] == went_back("good")
+    host.boot("bad")
+    assert host.is_excused()
+    host.comes_up()
+    assert not host.is_excused()
+    assert host.boot("bad", times=3)[0] == went_back("good")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=5, max_size=5))
+def test_no_system_is_excused_for_ever(excused: list[bool]) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        host = Host(Path(path), tries=2)
+        host.promote("good")
+        taken_back = 0
+        for number, each in enumerate(excused, 1):
+            went = host.boot("bad")[0]
+            assert bool(went) == (number > host.tries + taken_back)
+            if went:
+                return
+            taken_back += each and host.is_excused()
+        raise AssertionError("it was never gone back from")
 
 
 def test_nothing_is_counted_for_the_known_good_or_without_one(host: Host) -> None:

@@ -32,7 +32,7 @@ class DeploymentHistories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         options = {"max_rollbacks_per_day": A_DAY, "condemned": "zero-tolerance"}
-        self.host = Judged(NAMES, (GATE,), options)
+        self.host = Judged(NAMES, (GATE,), options, counted=True)
 
     @rule(
         toplevel=st.sampled_from(TOPLEVELS),
@@ -289,6 +289,24 @@ class DeploymentHistories(RuleBasedStateMachine):
                 held = record.type == "gate.held"
             elif record.type == "action.intent" and record.data.get("gate") is not None:
                 assert not held
+
+    @invariant()
+    def a_boot_is_excused_once_and_never_while_the_deployment_is_convicted(self) -> None:
+        told: set[tuple[str, str]] = set()
+        trouble: list[str] = []
+        convicted = None
+        for record in self.host.ledger:
+            if record.type == "host.trouble":
+                trouble = record.data["trouble"]
+            elif record.type == "deployment.activated":
+                trouble = []
+            elif record.type == "safeswitch.verdict" and record.data["verdict"] == "unhealthy":
+                convicted = record.at
+            elif record.type == "boot.excused":
+                assert not {(kind, record.at.boot) for kind in ("boot.excused", "host.up")} & told
+                assert record.data["reason"]
+                assert trouble or convicted != record.at
+            told.add((record.type, record.at.boot))
 
     @invariant()
     def each_rollback_is_observed_to_one_end(self) -> None:

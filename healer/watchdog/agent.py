@@ -197,8 +197,11 @@ def on_state(
         following = state.restarted_as
         if following is not None and following[0] != now.boot:
             following = None  # it went with its boot
-        if following not in {None, (now.boot, unit.invocation)}:
-            return  # the run before this one has ended too; how is still to be learnt
+        stable_ms = now.uptime_ms - unit.active_enter_ms
+        is_stable = started and stable_ms >= agent.stable_sec * 1000
+        if following not in {None, (now.boot, unit.invocation)} and not is_stable:
+            # The run before this one has ended too. How will be learnt by then, or never.
+            return
         if following is None:
             yield Record(
                 now,
@@ -213,8 +216,7 @@ def on_state(
                 },
                 state.incident,
             )
-        stable_ms = now.uptime_ms - unit.active_enter_ms
-        if started and stable_ms >= agent.stable_sec * 1000:
+        if is_stable:
             yield Record(
                 now,
                 "agent.recovered",

@@ -148,3 +148,16 @@ def test_an_end_is_recorded_once_though_its_agent_has_another_name_since() -> No
     for record in first:
         decisions.replay(record)
     assert decisions.on_ended(end, Context(), Instant("boot", 2_000)) == []
+
+
+def test_an_incident_ends_though_a_run_in_it_ended_without_a_trace() -> None:
+    """Where /run is full no stamp can be written, and the journal tells of failures only."""
+    decisions = Decisions(Config(version=1, agents={"web": Agent(unit=UNIT)}))
+    crash(decisions)
+    (second,) = decisions.on_unit(UNIT, RUNNING, SYSTEMS, Instant("boot", 2_000))
+    assert second.type == "agent.restarted"
+    third = replace(RUNNING, invocation=THIRD, since_ms=5_000, active_enter_ms=5_000)
+    assert decisions.on_unit(UNIT, third, SYSTEMS, Instant("boot", 64_999)) == []
+    (last,) = decisions.on_unit(UNIT, third, SYSTEMS, Instant("boot", 65_000))
+    assert (last.type, last.data["invocation"]) == ("agent.recovered", THIRD)
+    assert decisions.agent("web").incident is None

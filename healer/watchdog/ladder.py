@@ -78,7 +78,7 @@ class Ladder(msgspec.Struct, frozen=True):
     quarantines: int = 0
     rebooted: bool = False
     pending: str | None = None
-    pending_until_ms: int = 0
+    pending_until: Instant | None = None
     pending_reason: str = ""
     held: Held | None = None
     giving_up: GivenUp | None = None
@@ -303,7 +303,7 @@ def _anew(ladder: Ladder, answered: Instant | None) -> Ladder:
     """Begin from the bottom; a step that is under way still has its outcome to come."""
     return Ladder(
         pending=ladder.pending,
-        pending_until_ms=ladder.pending_until_ms,
+        pending_until=ladder.pending_until,
         pending_reason=ladder.pending_reason,
         answered=answered,
     )
@@ -326,7 +326,7 @@ def _intended(ladder: Ladder, record: Record) -> Ladder:
         quarantines=ladder.quarantines + (action == "quarantine"),
         rebooted=ladder.rebooted or action == "reboot",
         pending=action,
-        pending_until_ms=until_ms,
+        pending_until=Instant(record.at.boot, until_ms),
         pending_reason=record.data["reason"],
     )
 
@@ -340,8 +340,11 @@ def _came_of(ladder: Ladder, record: Record) -> Ladder:
     if ladder.pending == "release":
         return _released(done, record)
     done = replace(done, answered=record.at)
-    if ladder.pending == "quarantine" and intent is not None:
-        return replace(done, held=Held(intent, record.at, ladder.pending_until_ms, data["ok"]))
+    until = ladder.pending_until
+    if ladder.pending == "quarantine" and intent is not None and until is not None:
+        # A hold ends with its boot, and root places none of a boot before.
+        held = Held(intent, record.at, until.uptime_ms, data["ok"])
+        return replace(done, held=held) if until.boot == record.at.boot else done
     if ladder.pending == "give-up":
         last = GivenUp(intent, record.at, ladder.pending_reason, data["ok"], data["detail"])
         return replace(done, giving_up=last)

@@ -190,6 +190,20 @@ def test_an_agent_that_never_gets_stable_is_in_a_crash_loop_however_slow_it_cras
     assert world.actions() == ["quarantine"]
 
 
+def test_a_quarantine_that_a_reboot_came_before_holds_nobody(world: World) -> None:
+    """Its end would be counted from the boot before, which may have lasted for months."""
+    world.pass_time(10**9)
+    world.crash_loop()
+    world.reboot()
+    world.down("failed")
+    world.is_killed()
+    world.obey()
+    world.pass_time(2000)
+    world.look()
+    assert (world.types()[-1], world.incident) == ("agent.not-restarted", None)
+    assert world.actions() == ["quarantine"]
+
+
 def test_a_persons_hold_outlasts_a_quarantine(world: World) -> None:
     for _ in range(3):
         world.crash(10)

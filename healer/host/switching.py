@@ -104,8 +104,10 @@ class Switch:
         """Set the profile and run ``switch-to-configuration ACTION``: switch, or boot.
 
         ``test`` leaves the profile as it is, and what boots. Begun again where it was killed, and
-        where another switch came first. RefusedError when it cannot be begun.
+        where another switch came first, up to three times in all. RefusedError when it cannot be
+        begun.
         """
+        ran = None
         for attempt in range(_ATTEMPTS):
             self.result.unlink(missing_ok=True)
             ran = self._run_once(action)
@@ -115,7 +117,9 @@ class Switch:
             if "superseded" in ran.codes or not ran.has_profile or self._is_final(ran, attempt):
                 return ran
             wait_for_lock(self.deadline)
-        raise RefusedError(f"{UNIT} was ended {_ATTEMPTS} times before it had switched")
+        if ran is None:
+            raise RefusedError(f"{UNIT} belonged to another switch {_ATTEMPTS} times")
+        return ran
 
     def taken_up(self) -> Ran | None:
         """Wait for a unit that was started earlier for the same, and return what it did, if all."""

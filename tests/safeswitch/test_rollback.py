@@ -66,7 +66,7 @@ def test_where_there_is_no_room_to_boot_nothing_is_written_there(
     assert came.detail.startswith("no space: ")
     assert f"the profile is {bad(tree)}, {bad(tree)} boots next" in came.detail
     assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), bad(tree), bad(tree))
-    assert tree.switched[2:] == [("test", good(tree))]
+    assert tree.switched == [("test", good(tree))]
 
 
 def test_where_the_profile_cannot_be_set_the_target_is_activated_all_the_same(tree: Tree) -> None:
@@ -191,3 +191,14 @@ def test_a_specialisation_has_its_base_in_the_profile(tree: Tree) -> None:
     tree.deploy(bad(tree))
     came = tree.roll_back(tree.intent(bad(tree), special, seq=8))
     assert (came.ok, came.running, tree.in_profile) == (True, special, good(tree))
+
+
+def test_a_unit_that_was_killed_each_time_is_judged_by_what_runs(tree: Tree) -> None:
+    for moment in ("profile", "loader", "activate"):
+        tree.kill_unit_at(moment)
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running, came.detail) == (
+        True,
+        good(tree),
+        "switch-to-configuration was killed",
+    )

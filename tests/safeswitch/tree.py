@@ -38,16 +38,15 @@ from healer.safeswitch import rollback
 from healer.safeswitch.rollback import Progress
 
 # The steps of switch-to-configuration in their order; $t is the tree, $o the system's own toplevel.
-# A file of a step's name makes it fail, and one that is named for that kills the whole unit there;
-# neither meets what people do, for whom all is $well.
+# A file of a step's name makes it fail, and one that is named for that kills the whole unit there.
 _SWITCH = """\
 #!/bin/sh
 t={tree} o={toplevel}
 at() {{
-  [ "$well" ] || [ ! -e $t/hang/$1 ] || sleep 1000
-  if [ ! "$well" ] && [ -e $t/kill/$1 ]; then rm $t/kill/$1; kill -KILL 0; fi
+  [ ! -e $t/hang/$1 ] || sleep 1000
+  if [ -e $t/kill/$1 ]; then rm $t/kill/$1; kill -KILL 0; fi
 }}
-fails() {{ [ ! "$well" ] && [ -e $t/fail/$1 ]; }}
+fails() {{ [ -e $t/fail/$1 ]; }}
 echo "$1 $o" >>$t/switched
 at begin
 fails check && exit 1
@@ -73,11 +72,11 @@ _NIX_ENV = """\
 #!/bin/sh
 [ "$1 $3" = "--profile --set" ] || exit 9
 t={tree}
-[ ! "$well" ] && [ -e $t/fail/profile ] && exit 1
+[ -e $t/fail/profile ] && exit 1
 [ "$(readlink -f $2)" = "$4" ] && exit 0
 n=1; while [ -e $2-$n-link ]; do n=$((n + 1)); done
 ln -s $4 $2-$n-link && ln -sfn ${{2##*/}}-$n-link $2.new && mv -T $2.new $2
-[ ! "$well" ] && [ -e $t/kill/profile ] && rm $t/kill/profile && kill -KILL 0
+[ -e $t/kill/profile ] && rm $t/kill/profile && kill -KILL 0
 exit 0
 """
 
@@ -144,15 +143,26 @@ class Tree:
     # What people do
 
     def set_profile(self, toplevel: str, profile: Path | None = None) -> None:
-        """Have ``nix-env --set`` make a toplevel a profile's newest generation."""
-        to = str(profile or self.profile)
-        self._well([f"{self.root}/bin/nix-env", "--profile", to, "--set", toplevel])
+        """Make a toplevel a profile's newest generation."""
+        profile = profile or self.profile
+        if os.path.realpath(profile) != toplevel:
+            number = len(nix.generations(profile)) + 1
+            generation = profile.with_name(f"{profile.name}-{number}-link")
+            generation.symlink_to(toplevel)
+            self._link(profile, generation.name)
 
     def deploy(self, toplevel: str, how: str = "switch") -> None:
-        """Do what ``nixos-rebuild HOW`` does."""
+        """Do what ``nixos-rebuild HOW`` does where nothing fails, after what is under way."""
+        for unit in self.units.values():
+            unit.wait()
         if how != "test":
             self.set_profile(toplevel)
-        self._well([f"{toplevel}/bin/switch-to-configuration", how])
+            self._link(self.root / "boot/default", toplevel)
+            new = self.root / "boot/grub/new"
+            new.write_text(f"menuentry x {{ linux init={toplevel}/init }}\n")
+            new.rename(self.root / "boot/grub/grub.cfg")
+        if how != "boot":
+            self._link(self.root / "run/current-system", toplevel)
 
     def fail(self, *steps: str) -> None:
         """Make these steps of every switch fail from now on, and no others."""
@@ -196,7 +206,7 @@ class Tree:
 
     @property
     def switched(self) -> list[tuple[str, str]]:
-        """Return the action and the system of each run of a switch-to-configuration."""
+        """Return the action and the system of each switch that a rollback has begun."""
         file = self.root / "switched"
         lines = file.read_text().splitlines() if file.exists() else []
         return [(line.split()[0], line.split()[1]) for line in lines]
@@ -250,8 +260,10 @@ class Tree:
         unit.wait()
 
     @staticmethod
-    def _well(command: Sequence[str]) -> None:
-        subprocess.run(command, check=True, env={**os.environ, "well": "1"})
+    def _link(link: Path, target: str) -> None:
+        new = link.with_name(f"{link.name}.new")
+        new.symlink_to(target)
+        new.rename(link)
 
     @staticmethod
     def _program(path: Path, text: str) -> None:

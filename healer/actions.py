@@ -34,7 +34,7 @@ _PATIENCE = 120
 _RETRY_SEC = 1.0
 _TRIAL_POLL_SEC = 0.5
 # What only healer's memory has to know.
-_RECORDED_ONLY = frozenset({"condemn", "forgive"})
+_RECORDED_ONLY = frozenset({"forgive"})
 # What answers the crashes of an agent, and only these.
 _FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
 # How often a refused reset is tried: systemd refuses what it is asked while it is executed anew,

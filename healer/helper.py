@@ -262,6 +262,11 @@ def _promote(config: Config, intent: Entry) -> Reply:
     return Reply(True, f"{known_good.PROFILE} is {rooted}", running)
 
 
+def _condemn(_config: Config, intent: Entry) -> Reply:
+    """Have a system be known-good no more, so that no boot goes back to it either."""
+    return Reply(True, known_good.drop(str(intent.data["target"])))
+
+
 def _rollback(config: Config, intent: Entry) -> Reply:
     """Go back to a known-good system, or where root itself asked for.
 
@@ -292,6 +297,7 @@ def _abandon(_config: Config, intent: Entry) -> Reply:
 
 _VERBS: dict[str, Callable[[Config, Entry], Reply]] = {
     "abandon": _abandon,
+    "condemn": _condemn,
     "confirm": _confirm,
     "give-up": _about_agent,
     "hold": _about_agent,

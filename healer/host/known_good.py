@@ -41,6 +41,30 @@ def root(toplevel: str, profile: Path, keep: int, came_up: Collection[str]) -> s
     return base
 
 
+def drop(toplevel: str) -> str:
+    """Have a toplevel be known-good no more, and say what that leaves; it may be done twice.
+
+    nix-env(1) removes no generation that is the current one: the newest of the others becomes that.
+    Where there is none, the profile ends, as if nothing had ever been known to be good.
+    """
+    links = nix.generations(PROFILE)
+    dropped = [link for link in links if os.path.realpath(link) == toplevel]
+    kept = [link for link in links if link not in dropped]
+    if not dropped:
+        return "root did not keep it as known-good"
+    profile = ("--profile", str(PROFILE))
+    if kept:
+        if newest() == toplevel:
+            nix.run_nix_env(*profile, "--switch-generation", str(nix.number(kept[0])))
+        numbers = [str(nix.number(link)) for link in dropped]
+        nix.run_nix_env(*profile, "--delete-generations", *numbers)
+        return f"{PROFILE} is {newest()}"
+    PROFILE.unlink(missing_ok=True)
+    for link in dropped:
+        link.unlink(missing_ok=True)
+    return "it was the only known-good system: until another is, no boot is gone back from"
+
+
 def holds(toplevel: str) -> bool:
     """Whether root has rooted this toplevel as known-good."""
     return _find(PROFILE, toplevel) is not None

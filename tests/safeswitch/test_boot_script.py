@@ -36,7 +36,23 @@ class Host:
         self.known_good = self.path / "healer-known-good"
         self.bin = self.path / "bin"
         self.bin.mkdir()
-        self.program(self.bin / "nix-env", f'[ "$2 $3" = "{self.profile} --set" ] && echo set "$4"')
+        # What the script sets is only said; what is done to the known-good profile is done.
+        generation = f"{self.known_good.name}-$4-link"
+        self.program(
+            self.bin / "nix-env",
+            f"""case "$2 $3" in
+              "{self.profile} --set") echo set "$4" ;;
+              "{self.known_good} --switch-generation") ln -sfn "{generation}" "$2" ;;
+              "{self.known_good} --delete-generations")
+                shift 3
+                for number; do
+                  link={self.known_good.name}-$number-link
+                  if [ "$(readlink "{self.known_good}")" = "$link" ]; then exit 1; fi
+                  rm "{self.path}/$link"
+                done ;;
+              *) exit 1 ;;
+            esac""",
+        )
         self.program(self.bin / "systemctl", "echo systemctl $1")
         self.program(self.bin / "sync", ":")
 
@@ -104,6 +120,12 @@ class Host:
             patched.setattr(booting, "COUNT", self.state / "boots")
             patched.setattr(booting, "EXCUSED", self.state / "excused")
             return booting.excuse(systems, clock.boot_id(), self.tries)
+
+    def condemn(self, name: str) -> str:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(known_good, "PROFILE", self.known_good)
+            patched.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
+            return known_good.drop(str(self.system(name)))
 
     def came_up(self) -> list[str]:
         file = self.state / "came-up"
@@ -196,6 +218,22 @@ def test_no_system_is_excused_for_ever(excused: list[bool]) -> None:
                 return
             taken_back += each and host.is_excused()
         raise AssertionError("it was never gone back from")
+
+
+def test_no_boot_goes_back_to_what_a_person_condemned(host: Host) -> None:
+    host.promote("old", "good", "bad", "good")
+    host.boot("good")
+    host.comes_up()
+    assert "did not keep it" in host.condemn("other")
+    # Twice in the profile, and the current one.
+    assert str(host.system("bad")) in host.condemn("good")
+    assert host.boot("other", times=3)[0] == went_back("bad")
+    assert str(host.system("bad")) in host.condemn("old")
+    assert "the only known-good system" in host.condemn("bad")
+    assert not [*host.path.glob("healer-known-good*")]
+    assert host.boot("other", times=4) == ("", "")
+    host.promote("good")
+    assert host.boot("other", times=3)[0] == went_back("good")
 
 
 def test_nothing_is_counted_for_the_known_good_or_without_one(host: Host) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from healer.host import known_good
 from tests.conftest import Boot
 from tests.machine.agents import (
     agent,
@@ -305,6 +306,8 @@ def test_going_back_by_hand(container: Boot) -> None:
     done, out = ask(machine, f"condemn {first}")
     assert done
     assert "no known-good system is left" in out
+    assert "it was the only known-good system" in out
+    machine.fail(f"ls {known_good.PROFILE}*")
     refused(machine, "rollback", "no system is known to be good yet")
     assert ask(machine, f"forgive {third}")[0]
     refused(machine, f"forgive {third}", "is not condemned")

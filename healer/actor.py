@@ -29,6 +29,7 @@ _DEFAULT_CONFIRM_SEC = 120
 # Less than the command waits for an answer.
 _ANSWER_SEC = 100.0
 _POLL_SEC = 0.1
+_MEASURE_AGAIN_SEC = 1.0
 _IN_TURN = frozenset({"kill", "reset", "restart", "hold", "release", "quarantine", "give-up"})
 T = TypeVar("T")
 
@@ -84,6 +85,10 @@ class Actor:
         self._spawn(self._measure(activated))
 
     async def _measure(self, activated: Record) -> None:
+        # It takes a helper and seconds of Nix's time: a rollback under way goes first, and is
+        # measured itself when it is over.
+        while self._decisions.deployment.rolling_back:
+            await asyncio.sleep(_MEASURE_AGAIN_SEC)
         data = {key: activated.data[key] for key in ("toplevel", "previous")}
         figures = await actions.measure(data["previous"], data["toplevel"], self._decisions.config)
         if figures:

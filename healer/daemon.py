@@ -33,7 +33,7 @@ from healer.host.switch_lock import SwitchLock
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
-from healer.safeswitch import booting, sticking, verdicts
+from healer.safeswitch import booting, deployment, sticking, verdicts
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.beats import next_beat
@@ -181,6 +181,8 @@ class Daemon:
         self._tell(Record(clock.now(), "healer.started", data))
         for intent in self._history.intents.values():
             self._actor.resume(intent)
+        if self._history.unmeasured is not None:
+            self._actor.measure(self._history.unmeasured)
 
     def _tell(self, record: Record) -> None:
         """Record a fact that was not decided, and decide by it from now on."""
@@ -202,7 +204,7 @@ class Daemon:
                 if self._decisions.is_alone(record.data["agent"]):
                     self._spent = True
                     self._wake.set()
-            elif record.type == "deployment.activated" and record.data["kind"] == "switch":
+            elif deployment.is_other(record):
                 self._actor.measure(record)
         return written
 

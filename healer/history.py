@@ -8,6 +8,7 @@ from healer.drift.compare import DriftState
 from healer.events import Instant
 from healer.ledger.entry import Entry
 from healer.records import Record
+from healer.safeswitch.deployment import is_other
 from healer.safeswitch.untold import Untold
 
 
@@ -17,13 +18,15 @@ class History:
 
     ``last_run`` is the last record of a run's begin or end. ``intents`` are those that have no
     outcome, by their number in the ledger. ``boot_rollback`` is the boot in which the last known
-    rollback early in a boot was done.
+    rollback early in a boot was done. ``unmeasured`` is when the last other system became active,
+    if the ledger does not say how it differs from the one before.
     """
 
     last_run: Record | None = None
     intents: dict[int, Entry] = field(default_factory=dict)
     drift: DriftState = field(default_factory=DriftState)
     boot_rollback: str | None = None
+    unmeasured: Record | None = None
     untold: Untold = field(default_factory=Untold)
 
 
@@ -42,6 +45,12 @@ def fold(entries: Iterable[Entry], decisions: Decisions) -> History:
             drift.append(record)
         elif entry.type == "boot.rolled-back":
             history.boot_rollback = entry.data["boot"]
+        elif is_other(record):
+            history.unmeasured = record
+        elif entry.type == "deployment.closure":
+            known = history.unmeasured
+            if known is not None and known.data["toplevel"] == entry.data["toplevel"]:
+                history.unmeasured = None
         elif entry.type == "action.intent":
             history.intents[entry.seq] = entry
         elif entry.type == "action.outcome":

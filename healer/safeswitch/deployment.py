@@ -75,6 +75,14 @@ def on_systems(
     )
 
 
+def is_other(record: Record) -> bool:
+    """Whether it tells of another system than the one that ran before, however that came."""
+    data = record.data
+    if record.type != "deployment.activated":
+        return False
+    return data["previous"] not in {None, data["toplevel"]}
+
+
 def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     toplevel = record.data["toplevel"]
     new_boot = state.since is None or state.since.boot != record.at.boot

@@ -65,6 +65,8 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
     measured = wait_for_entry(machine, "deployment.closure", toplevel=bad, previous=good)["data"]
     assert measured["added"] == measured["removed"] == 2, "the toplevel and its configuration"
     assert measured["bytes_added"] > 10_000
+    back = wait_for_entry(machine, "deployment.closure", toplevel=good, previous=bad)["data"]
+    assert back["bytes_removed"] == measured["bytes_added"]
     assert set(outcome["steps"]) == {"start", "profile", "switch"}
 
     intent = wait_for_entry(machine, "action.intent", action="rollback")

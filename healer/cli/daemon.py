@@ -1,8 +1,6 @@
 """``healer daemon``: what healer.service runs."""
 
 import argparse
-import asyncio
-import logging
 from pathlib import Path
 
 
@@ -20,6 +18,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon in the foreground, logging to standard error for journald."""
+    import asyncio
+    import logging
+
     from healer import daemon
 
     # The prefix is sd-daemon(3)'s log level.

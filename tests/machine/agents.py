@@ -5,6 +5,10 @@ import time
 from typing import Any
 
 from tests.machine.local import LocalMachine
+from tests.machine.outcome import DEFAULT_TIMEOUT, retry
+
+# How often to look where nothing was written since: what looks may itself have been hindered.
+_LOOK_SEC = 5
 
 # Counts in its state directory, says where it is by STATUS= (sd_notify(3)) and in the journal, and
 # goes on after a crash where it was. What it reads from `orders` it does: exit with that code.
@@ -71,6 +75,30 @@ def entries(machine: LocalMachine, kind: str | None = None) -> list[dict[str, An
     return [json.loads(line) for line in out.splitlines()]
 
 
+def wait_for_ledger(machine: LocalMachine, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
+    """Repeat a command that reads the ledger until it succeeds, and return that output.
+
+    Only as the ledger grows: to start Python ten times a second would take a processor from all
+    that is waited for.
+    """
+    seen, looked, output = "", 0.0, ""
+
+    def check(last: bool) -> bool:
+        nonlocal seen, looked, output
+        # Before the look: what is written during it is not missed.
+        now = machine.execute("stat -c '%n %s' /var/lib/healer/ledger/*.jsonl 2>&1 || true")[1]
+        if now == seen and not last and time.monotonic() - looked < _LOOK_SEC:
+            return False
+        seen = now
+        status, output = machine.execute(command, timeout=timeout)
+        looked = time.monotonic()
+        return status == 0
+
+    with machine.nested(f"waiting for the ledger: {command}"):
+        retry(check, timeout, interval=machine.interval)
+    return output
+
+
 def wait_for_entry(
     machine: LocalMachine, kind: str, timeout: float = 120, **data: Any
 ) -> dict[str, Any]:
@@ -83,9 +111,8 @@ def wait_for_entry(
     )
     # Not below /run: the machine may reboot meanwhile.
     machine.write_file("/var/tmp/wait-for-entry.py", script)
-    out = machine.wait_until_succeeds(
-        "healer ledger show --json | python3 /var/tmp/wait-for-entry.py", timeout=timeout
-    )
+    show = "healer ledger show --json | python3 /var/tmp/wait-for-entry.py"
+    out = wait_for_ledger(machine, show, timeout=timeout)
     entry: dict[str, Any] = json.loads(out)
     return entry
 
@@ -154,7 +181,7 @@ def wait_until_every_end_is_recorded(machine: LocalMachine, name: str) -> int:
         f'healer ledger show --json | grep -E \'"type": "agent.(crash|stopped|exit)"\''
         f' | grep -c \'"agent": "{name}"\''
     )
-    machine.wait_until_succeeds(f"test $({runs}) = {restarts + 1 - forestalled}", timeout=300)
+    wait_for_ledger(machine, f"test $({runs}) = {restarts + 1 - forestalled}", timeout=300)
     return restarts
 
 

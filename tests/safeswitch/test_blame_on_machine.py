@@ -11,6 +11,7 @@ from tests.machine.agents import (
     kill_and_wait,
     system,
     wait_for_entry,
+    wait_for_ledger,
 )
 from tests.machine.local import LocalMachine
 from tests.safeswitch.test_on_machine import promoted
@@ -82,8 +83,10 @@ def test_a_bad_environment_is_not_blamed_on_the_deployment(container: Boot) -> N
         "neither its unit nor what all share was changed",
         "it ran well under this deployment before it began to end at once",
     ):
-        machine.wait_until_succeeds(
-            f"healer ledger show --type safeswitch.verdict --json | grep '{reason}'", timeout=60
+        wait_for_ledger(
+            machine,
+            f"healer ledger show --type safeswitch.verdict --json | grep '{reason}'",
+            timeout=60,
         )
     machine.sleep(16)
     assert machine.current_system() == new

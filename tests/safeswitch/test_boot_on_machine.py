@@ -4,7 +4,14 @@ import pytest
 
 from healer.host import known_good
 from tests.conftest import Boot
-from tests.machine.agents import agent, assert_intact, entries, system, wait_for_entry
+from tests.machine.agents import (
+    agent,
+    assert_intact,
+    entries,
+    system,
+    wait_for_entry,
+    wait_for_ledger,
+)
 from tests.machine.container import ContainerMachine
 from tests.machine.local import PROFILE, LocalMachine, SystemSpec
 from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
@@ -119,8 +126,10 @@ def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: B
     new = machine.deploy(provisional("new"), how="boot")
     for number in range(3):
         booted_into(machine, new)
-        machine.wait_until_succeeds(
-            f"test $(healer ledger show --type host.up --json | wc -l) = {number + 2}", timeout=120
+        wait_for_ledger(
+            machine,
+            f"test $(healer ledger show --type host.up --json | wc -l) = {number + 2}",
+            timeout=120,
         )
         machine.wait_until_succeeds(f"! test -e {COUNT}", timeout=60)
     # An agent that was not changed, and that what is on the disk keeps down, is no fault of it.

@@ -15,6 +15,7 @@ from tests.machine.agents import (
     main_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
 )
 from tests.machine.local import PROFILE, LocalMachine
 
@@ -144,7 +145,8 @@ def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
     # A gate runs as the user healer, not as root.
     spy = {"name": "spy", "type": "command", "command": ["/usr/bin/touch", "/root/spied"]}
     assert ask(machine, f"run {machine.build(gated('spy', spy))} --confirm-within 10m")[0]
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "test $(healer ledger show --type action.outcome --json | grep -c 'gate spy failed') = 1",
         timeout=60,
     )
@@ -170,7 +172,8 @@ def test_a_trial_ends_early(container: Boot) -> None:
     assert machine.switch(other) == 0
     machine.wait_until_succeeds(f"grep -q superseded {TRIAL}", timeout=60)
     # Until healer has its outcome, another one is refused.
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "test $(healer ledger show --type action.outcome --json"
         """ | grep -c '"action": "try"') = 2""",
         timeout=60,
@@ -182,7 +185,8 @@ def test_a_trial_ends_early(container: Boot) -> None:
     machine.wait_for_unit("multi-user.target")
     assert where(machine) == (other, other, other)
     machine.wait_until_succeeds(f"grep -q 'booted in the trial' {TRIAL}", timeout=60)
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
         " = 1",
         timeout=60,
@@ -521,15 +525,16 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
     machine.crash()
     machine.start()
     machine.wait_for_unit("multi-user.target")
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
         " = 2",
         timeout=240,
     )
     assert where(machine) == (old, old, old)
     # That of the confirmation is told, too.
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type action.outcome --json | wc -l) = 3", timeout=240
+    wait_for_ledger(
+        machine, "test $(healer ledger show --type action.outcome --json | wc -l) = 3", timeout=240
     )
     assert [e["data"]["ok"] for e in entries(machine, "action.outcome")] == [False] * 3
     assert_intact(machine)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from tests.conftest import Boot
-from tests.machine.agents import agent, entries, system, wait_for_entry
+from tests.machine.agents import agent, entries, system, wait_for_entry, wait_for_ledger
 from tests.machine.local import LocalMachine
 
 # eth0, with a gateway at its other end: in a network namespace of its own, so that packets travel.
@@ -65,9 +65,10 @@ def test_a_deployment_waits_for_its_gates(container: Boot) -> None:
     toplevel = machine.current_system()
     failed = wait_for_entry(machine, "gate.failed", gate="smoke", toplevel=toplevel)
     assert failed["data"]["detail"] == "/usr/bin/test exited with 1"
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "healer ledger show --type safeswitch.verdict --json | grep 'the probation is over, but"
-        " .*the gate smoke fails: /usr/bin/test exited with 1'"
+        " .*the gate smoke fails: /usr/bin/test exited with 1'",
     )
     assert gates_of(machine) == {"smoke": "failed", "ssh": "passed", "mounted": "passed"}
     status, out = machine.execute("healer status")

@@ -15,6 +15,7 @@ from tests.machine.agents import (
     main_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
 )
 from tests.machine.local import PROFILE, LocalMachine
 
@@ -42,7 +43,8 @@ def assert_rolled_back(machine: LocalMachine, bad: str, good: str) -> dict[str, 
     assert outcome["data"]["ok"]
     assert outcome["data"]["intent"] == intents[0]["seq"]
     assert outcome["data"]["running"] == good
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         f"healer ledger show --incident {intents[0]['incident']} --type agent.recovered --json"
         " | grep recovered",
         timeout=120,
@@ -78,8 +80,10 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
     # Deployed once more it gets one more rollback, and no ping-pong in between.
     machine.deploy(BAD, status={0, 4})
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type deployment.condemned --json | wc -l) = 2", timeout=120
+    wait_for_ledger(
+        machine,
+        "test $(healer ledger show --type deployment.condemned --json | wc -l) = 2",
+        timeout=120,
     )
     assert machine.current_system() == good
     status = json.loads(machine.execute("healer status --json")[1])

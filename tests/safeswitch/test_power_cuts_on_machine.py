@@ -11,7 +11,7 @@ import pytest
 
 from healer.host.switching import UNIT
 from tests.conftest import Boot
-from tests.machine.agents import assert_intact, entries, system, wait_for_entry
+from tests.machine.agents import assert_intact, entries, system, wait_for_entry, wait_for_ledger
 from tests.machine.local import PROFILE, LocalMachine
 from tests.safeswitch.test_on_machine import promoted
 
@@ -95,7 +95,8 @@ def cut(machine: LocalMachine, condition: str, *, bad: str, good: str, before: i
 
 def assert_went_back(machine: LocalMachine, *, bad: str, good: str, times: int) -> None:
     """The rollback was completed, once, and its outcome is what runs."""
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         f"test $(healer ledger show --type deployment.condemned --json | wc -l) = {times}",
         timeout=600,
     )

@@ -14,6 +14,7 @@ from tests.machine.agents import (
     main_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
 )
 from tests.machine.local import PROFILE, LocalMachine
 from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
@@ -421,8 +422,10 @@ def test_a_system_without_healer_leaves_it_running_and_the_way_back(container: B
     pid = main_pid(machine, "healer.service")
     bare = machine.deploy({"label": "without healer"}, status={0, 4})
     package = f"{known_good}/sw/bin"
-    machine.wait_until_succeeds(
-        f"{package}/healer ledger show --type deployment.activated --json | grep {bare}", timeout=60
+    wait_for_ledger(
+        machine,
+        f"{package}/healer ledger show --type deployment.activated --json | grep {bare}",
+        timeout=60,
     )
     assert main_pid(machine, "healer.service") == pid
     machine.set_profile(known_good)

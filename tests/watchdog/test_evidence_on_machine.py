@@ -9,6 +9,7 @@ from tests.machine.agents import (
     losses,
     system,
     wait_for_entry,
+    wait_for_ledger,
     wait_until_all_are_recorded,
 )
 
@@ -50,8 +51,8 @@ def test_what_people_do_to_the_count_is_no_loss(container: Boot) -> None:
         kill_and_wait(machine, "worker.service")
         machine.succeed(disturbance)
         kill_and_wait(machine, "worker.service")
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.crash --json | wc -l) = 12", timeout=60
+    wait_for_ledger(
+        machine, "test $(healer ledger show --type agent.crash --json | wc -l) = 12", timeout=60
     )
     # Twice as long as healer takes to look at systemd's counts.
     machine.sleep(22)
@@ -81,8 +82,10 @@ def test_a_journal_that_is_not_kept_any_more_is_one_loss(container: Boot) -> Non
     # Each crash has healer look at the journal.
     for crashes in range(1, 4):
         kill_and_wait(machine, "worker.service")
-        machine.wait_until_succeeds(
-            f"test $(healer ledger show --type agent.crash --json | wc -l) = {crashes}", timeout=60
+        wait_for_ledger(
+            machine,
+            f"test $(healer ledger show --type agent.crash --json | wc -l) = {crashes}",
+            timeout=60,
         )
     wait_for_entry(machine, "agent.recovered", agent="worker")
     (lost,) = losses(machine, "journal")

@@ -11,6 +11,7 @@ from tests.machine.agents import (
     running_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
     wait_for_new_pid,
 )
 from tests.machine.local import LocalMachine
@@ -57,8 +58,8 @@ def test_mates_restart_together(
         before = after
 
     machine.succeed("systemctl start healer")
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --json --type agent.crash | wc -l) = 2", timeout=30
+    wait_for_ledger(
+        machine, "test $(healer ledger show --json --type agent.crash | wc -l) = 2", timeout=30
     )
     for name in mates:
         stopped = wait_for_entry(machine, "agent.stopped", agent=name)

@@ -14,6 +14,7 @@ from tests.machine.agents import (
     running_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
 )
 from tests.machine.local import LocalMachine
 
@@ -231,7 +232,8 @@ def test_a_rule_takes_the_next_step_at_once(container: Boot) -> None:
     machine.succeed("echo 6 > /var/lib/worker/orders")
     spent = wait_for_entry(machine, "agent.crash-loop", agent="worker")
     assert "rollback" in spent["data"]["reason"]
-    machine.wait_until_succeeds(
+    wait_for_ledger(
+        machine,
         "test $(healer ledger show --type action.outcome --json"
         """ | grep -c '"action": "quarantine".*"ok": true') = 2""",
         timeout=120,
@@ -280,8 +282,10 @@ def test_healer_killed_at_every_point_of_an_action(container: Boot) -> None:
             "healer agent worker hold --for 30m >/dev/null 2>&1 &\n"
             f"sleep {part * took:.2f}; kill -KILL {healer}; wait"
         )
-        machine.wait_until_succeeds(
-            f"test $(healer ledger show --type healer.started --json | wc -l) = {run}", timeout=60
+        wait_for_ledger(
+            machine,
+            f"test $(healer ledger show --type healer.started --json | wc -l) = {run}",
+            timeout=60,
         )
         machine.wait_until_succeeds("healer agent worker reset", timeout=60)
         if steps(machine).count("hold") == before:

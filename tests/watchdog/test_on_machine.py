@@ -13,6 +13,7 @@ from tests.machine.agents import (
     running_pid,
     system,
     wait_for_entry,
+    wait_for_ledger,
     wait_for_new_pid,
     wait_until_all_are_recorded,
     wait_until_every_end_is_recorded,
@@ -111,8 +112,8 @@ def test_the_backoff_begins_anew_after_a_stable_run(container: Boot) -> None:
     assert machine.get_unit_property("worker.service", "NRestarts") == "0"
     assert machine.get_unit_property("worker.service", "ActiveState") == "active"
     kill_and_wait(machine, "worker.service")
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.recovered --json | wc -l) = 2", timeout=60
+    wait_for_ledger(
+        machine, "test $(healer ledger show --type agent.recovered --json | wc -l) = 2", timeout=60
     )
     delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
     assert delays[-1] < delays[-2]
@@ -183,8 +184,8 @@ def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
     assert stopped["data"]["status"] == "1"
     wait_until_it_says_up(machine)
     machine.succeed("systemctl stop worker")
-    machine.wait_until_succeeds(
-        "test $(healer ledger show --type agent.stopped --json | wc -l) = 3", timeout=20
+    wait_for_ledger(
+        machine, "test $(healer ledger show --type agent.stopped --json | wc -l) = 3", timeout=20
     )
     assert entries(machine, "agent.crash") == []
 

@@ -36,8 +36,11 @@ def boot_default(machine: LocalMachine) -> str:
     return options.removeprefix("init=").removesuffix("/init")
 
 
-def test_commands_behave_as_in_the_driver(boot: Boot, tmp_path: Path) -> None:
-    machine = boot()
+def test_commands_behave_as_in_the_driver(container: Boot, tmp_path: Path) -> None:
+    commands_behave_as_in_the_driver(container(), tmp_path)
+
+
+def commands_behave_as_in_the_driver(machine: LocalMachine, tmp_path: Path) -> None:
     assert machine.execute("echo out; echo err >&2; exit 3") == (3, "out\n")
     assert machine.execute("false | true")[0] == 1, "pipefail"
     assert machine.execute("echo $no_such_variable")[0] != 0, "nounset"
@@ -290,8 +293,14 @@ def test_a_specialisation_and_a_driver_script(container: Boot, tmp_path: Path) -
         run_script(script, [machine])
 
 
-def test_a_reboot_comes_up_in_the_boot_default(boot: Boot) -> None:
-    machine = boot()
+def test_a_reboot_comes_up_in_the_boot_default(container: Boot) -> None:
+    machine = container()
+    a_reboot_comes_up_in_the_boot_default(machine)
+    machine.shutdown()
+    assert not machine.is_up()
+
+
+def a_reboot_comes_up_in_the_boot_default(machine: LocalMachine) -> None:
     boot_id = machine.succeed("cat /proc/sys/kernel/random/boot_id")
     running = machine.current_system()
     toplevel = machine.deploy(web(1000), how="boot")
@@ -304,8 +313,6 @@ def test_a_reboot_comes_up_in_the_boot_default(boot: Boot) -> None:
     assert machine.succeed("readlink -f /run/booted-system").strip() == toplevel
     machine.succeed("test -e /var/lib/kept", "test ! -e /run/gone")
     assert len(machine.succeed("journalctl --list-boots --no-pager -q").splitlines()) >= 2
-    machine.shutdown()
-    assert not machine.is_up()
 
 
 def own_kernel(machine: LocalMachine) -> None:
@@ -324,10 +331,18 @@ def own_kernel(machine: LocalMachine) -> None:
     machine.wait_until_succeeds("grep -qx 1 /sys/class/net/eth0/carrier", timeout=30)
 
 
-def test_a_virtual_machine_has_its_own_kernel_and_power(vm: Boot) -> None:
-    machine = vm(system=web(1000))
+def test_a_virtual_machine_has_its_own_kernel_and_power(vm: Boot, tmp_path: Path) -> None:
+    """All of it in one, for an emulated one boots for a minute."""
+    machine = vm()
+    commands_behave_as_in_the_driver(machine, tmp_path)
+    a_reboot_comes_up_in_the_boot_default(machine)
     own_kernel(machine)
-    # A power cut keeps what was synced and nothing else.
+    a_power_cut_keeps_what_was_synced(machine)
+    machine.shutdown()
+    assert not machine.is_up()
+
+
+def a_power_cut_keeps_what_was_synced(machine: LocalMachine) -> None:
     machine.succeed("echo synced >/var/lib/one; sync /var/lib/one /var/lib")
     # As a journal's commit is written, with FUA and without a flush behind it, to a part of the
     # disk where nothing was written before.

@@ -147,8 +147,9 @@ def test_a_storm_in_which_systemd_and_the_bus_restart(container: Boot) -> None:
     assert_intact(machine)
 
 
-def test_out_of_memory(vm: Boot) -> None:
-    machine, healer = booted(vm)
+def it_runs_out_of_memory(machine: LocalMachine) -> None:
+    """For a machine with a kernel of its own, and its agent worker."""
+    healer = running_pid(machine, "healer.service")
     machine.succeed("systemctl set-property --runtime healer.service MemoryMax=8M")
     wait_for_new_pid(machine, "healer.service", healer)
     kill_thrice(machine)

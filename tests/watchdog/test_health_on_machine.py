@@ -103,11 +103,19 @@ def test_each_kind_of_check_heals(container: Boot) -> None:
     assert_intact(machine)
 
 
-def test_a_memory_ceiling(boot: Boot) -> None:
-    check = {"type": "memory", "maxBytes": 100_000_000}
-    machine = machine_with(boot, hog=agent("hog", check))
-    said = break_and_see_it_healed(machine, "hog")
-    controller = machine.execute("test -e /sys/fs/cgroup/system.slice/hog.service/memory.current")
+def test_a_memory_ceiling(container: Boot) -> None:
+    a_memory_ceiling_heals(machine_with(container, greedy=greedy()))
+
+
+def greedy() -> dict[str, Any]:
+    """Declare an agent for a_memory_ceiling_heals(), by this name."""
+    return agent("hog", {"type": "memory", "maxBytes": 100_000_000})
+
+
+def a_memory_ceiling_heals(machine: LocalMachine) -> None:
+    said = break_and_see_it_healed(machine, "greedy")
+    group = "/sys/fs/cgroup/system.slice/greedy.service"
+    controller = machine.execute(f"test -e {group}/memory.current")
     assert ("cgroup" if controller[0] == 0 else "main process") in said
 
 

@@ -1,4 +1,4 @@
-"""What takes a kernel of the machine's own: memory that runs out, cores that are dumped.
+"""What takes a kernel of the machine's own: memory that runs out, also healer's, and core dumps.
 
 One virtual machine for all of it: an emulated one boots for a minute.
 """
@@ -18,6 +18,8 @@ from tests.machine.agents import (
     wait_for_new_pid,
 )
 from tests.machine.local import LocalMachine
+from tests.watchdog.test_healer_itself_on_machine import it_runs_out_of_memory
+from tests.watchdog.test_health_on_machine import PROGRAM, a_memory_ceiling_heals, greedy
 
 # Wait for the word, which the next run does not find any more.
 WAITER = """\
@@ -49,12 +51,16 @@ def test_memory_that_runs_out_and_a_core_dump(vm: Boot) -> None:
             serviceConfig=LIMITS,
             restart=later("oom"),
         ),
+        "greedy": greedy(),
+        "worker": agent(),
     }
-    programs = {"agents/dumper.py": ABORT, "agents/hog.py": HOG}
+    programs = {"agents/dumper.py": ABORT, "agents/hog.py": HOG, "agents/program.py": PROGRAM}
     machine.deploy(system(agents, etc=programs))
     # healer tells nothing of what was in the journal before it first read it.
     wait_for_entry(machine, "restarts.counted")
+    it_runs_out_of_memory(machine)
     a_core_is_dumped(machine)
+    a_memory_ceiling_heals(machine)
     memory_runs_out(machine)
     a_rule_for_it_holds_without_healer(machine)
     the_clock_is_set_back(machine)

@@ -42,6 +42,10 @@ def apply(counts: dict[str, Count], record: Record) -> None:
     if record.type == "restarts.counted":
         for name, counted in data["counts"].items():
             counts[name] = Count(boot, counted, awaited=int(name in data.get("awaited", ())))
+    elif record.type in {"healer.started", "config.loaded"}:
+        # Ends are recorded of declared agents only: one that is declared anew is counted anew.
+        for name in counts.keys() - set(data["agents"]):
+            del counts[name]
     elif (count := counts.get(data.get("agent", ""))) is not None:
         counts[data["agent"]] = _applied(count, record)
 

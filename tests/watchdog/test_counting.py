@@ -229,3 +229,24 @@ def test_a_thousand_agents_are_counted_in_a_few_entries() -> None:
     begun = decisions.on_counts(units, Instant("boot1", 0))
     assert [len(record.data["counts"]) for record in begun] == [200] * 5
     assert decisions.on_counts(units, Instant("boot1", 10_000)) == []
+
+
+@pytest.mark.parametrize("kind", ["config.loaded", "healer.started"])
+def test_what_happened_while_it_was_no_agent_is_no_loss(kind: str) -> None:
+    decisions, systemd = Decisions(CONFIG), Systemd()
+
+    def look() -> list[str]:
+        systemd.uptime_ms += 10_000
+        made = decisions.on_counts({UNIT: systemd.look()}, systemd.now())
+        return [record.type for record in made]
+
+    assert look() == ["restarts.counted"]
+    decisions.replay(Record(systemd.now(), kind, {"agents": []}))
+    systemd.n_restarts = 5
+    systemd.start()
+    decisions.replay(Record(systemd.now(), kind, {"agents": ["web"]}))
+    assert look() == ["restarts.counted"]
+    assert look() == []
+    systemd.n_restarts += 1
+    systemd.start()
+    assert (look(), look()) == ([], ["loss"])

@@ -105,6 +105,8 @@ class Rollback:
             progress.detail, progress.done = str(error), True
         systems = nix.systems(self._profile)
         progress.running = systems.current
+        if progress.ok and systems.current != self._target:
+            progress.detail += f"; superseded since: {systems.current} runs now"
         if progress.done:
             progress.detail += _apart(systems)
         self._write()
@@ -120,11 +122,9 @@ class Rollback:
         self._note_times(began, ran)
         systems = nix.systems(self._profile)
         refused = ran.code in {switching.REFUSED, switching.NEEDS_BOOT}
-        if systems.current == self._target:
-            self._verify(goal, ran.words)
-        elif refused and not self._is_staged(systems, goal):
+        if refused and systems.current != self._target and not self._is_staged(systems, goal):
             self._stage(goal, ran.words)
-        elif refused or not _is_to_boot(systems, goal):
+        elif not self._is_there(goal) and (refused or not _is_to_boot(systems, goal)):
             # It came not even so far: nix-env failed, or the boot loader did not end.
             self._only_activate(goal, ran.words)
         else:

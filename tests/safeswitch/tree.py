@@ -262,6 +262,7 @@ class Tree:
     @staticmethod
     def _link(link: Path, target: str) -> None:
         new = link.with_name(f"{link.name}.new")
+        new.unlink(missing_ok=True)
         new.symlink_to(target)
         new.rename(link)
 

@@ -29,6 +29,7 @@ _DEFAULT_CONFIRM_SEC = 120
 # Less than the command waits for an answer.
 _ANSWER_SEC = 100.0
 _POLL_SEC = 0.1
+_TRIAL_ENDS_SEC = 5.0
 _MEASURE_AGAIN_SEC = 1.0
 _IN_TURN = frozenset({"kill", "reset", "restart", "hold", "release", "quarantine", "give-up"})
 T = TypeVar("T")
@@ -127,6 +128,8 @@ class Actor:
         written = self._append(intent)
         task = self._spawn(self._carry_out_durable(intent, written))
         answer = await self._answer(task, written)
+        if going is not None and answer.ok:
+            await self._has_ended(going)
         return Answer(answer.ok, answer.detail + asked.warnings(data, self._decisions.deployment))
 
     async def _answer(self, task: "asyncio.Task[Answer]", written: "Future[Entry]") -> Answer:
@@ -144,6 +147,12 @@ class Actor:
         if task.done():
             return task.result()
         return Answer(True, "it is under way: healer safeswitch status tells how it goes")
+
+    async def _has_ended(self, going: Record) -> None:
+        """Wait for the outcome of a trial that a person ended: the next is refused until then."""
+        deadline = asyncio.get_running_loop().time() + _TRIAL_ENDS_SEC
+        while self._decisions.trial == going and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_POLL_SEC)
 
     async def _ask_agent(self, request: AgentRequest, who: str) -> Answer:
         agent = self._decisions.config.agents.get(request.agent)

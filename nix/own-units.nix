@@ -15,8 +15,9 @@ let
   optional = condition: set: if condition then set else { };
 
   # A switch to a system without healer takes the files of its units away, and at the daemon-reload
-  # PID 1 forgets a socket without a file, with its descriptor. The daemon lives on, and has to find
-  # root's helper: so there are copies where the system does not put any.
+  # PID 1 forgets a socket without a file, with its descriptor, and takes no more word from a service
+  # without one, which it then ends for its watchdog. The daemon lives on, and has to find root's
+  # helper: so there are copies where the system does not put any.
   keep = unit: [
     "r /run/systemd/system/${unit} - - - - -"
     "C /run/systemd/system/${unit} - - - - /etc/systemd/system/${unit}"
@@ -195,6 +196,7 @@ in
     "d ${defaults.runtimeDir}/last 0755 root root -"
     "d /run/healer-agents 0755 root root -"
   ]
+  ++ keep "healer.service"
   ++ keep "healer-helper.socket"
   ++ keep "healer-helper@.service";
 }

@@ -13,7 +13,7 @@ OWN_UNITS = frozenset({"healer.service", "healer-helper.socket", "healer-helper@
 
 DECLARED_UNITS = "/etc/systemd/system"
 
-# Where the units of root's helper are kept for a switch to a system without healer.
+# Where healer's own units are kept for a switch to a system without healer.
 KEPT_UNITS = "/run/systemd/system"
 
 UNIT_TYPES = frozenset(
@@ -204,11 +204,9 @@ def _is_declared(where: Path, source: Path, declared: Mapping[str, Node]) -> boo
 
 
 def _is_kept(node: Node, name: str, source: Path) -> bool:
-    """Whether a file is a unit of root's helper, as the toplevel declares it if it does."""
+    """Whether a file is a unit of healer's own, as the toplevel declares it if it does."""
     declared = source / name
-    return name in OWN_UNITS - {"healer.service"} and (
-        not declared.exists() or _is_copy(node, declared)
-    )
+    return name in OWN_UNITS and (not declared.exists() or _is_copy(node, declared))
 
 
 def _is_copy(node: Node, declared: Path) -> bool:

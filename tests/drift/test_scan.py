@@ -208,9 +208,10 @@ def test_unexpected_unit_files(machine: Machine, path: str) -> None:
     assert set(machine.findings()) == {path}
 
 
-def test_the_helpers_units_kept_for_a_system_without_healer(machine: Machine) -> None:
-    kept = "/run/systemd/system/healer-helper.socket"
-    declared = machine.base / "system-1-store/units/healer-helper.socket"
+@pytest.mark.parametrize("unit", ["healer.service", "healer-helper.socket"])
+def test_units_of_healers_own_kept_for_a_system_without_it(machine: Machine, unit: str) -> None:
+    kept = f"/run/systemd/system/{unit}"
+    declared = machine.base / f"system-1-store/units/{unit}"
     machine.write(kept, "as it was")
     assert machine.findings() == {}
     declared.write_text("as it is")

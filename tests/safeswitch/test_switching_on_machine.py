@@ -428,6 +428,8 @@ def test_a_system_without_healer_leaves_it_running_and_the_way_back(container: B
         timeout=60,
     )
     assert main_pid(machine, "healer.service") == pid
+    # PID 1 takes its word still: else WatchdogSec= would be the end of it.
+    assert machine.succeed("systemctl show --value --property=NotifyAccess healer") == "main\n"
     machine.set_profile(known_good)
     assert machine.switch(known_good) == 0
     machine.wait_until_succeeds("systemctl is-active worker", timeout=60)

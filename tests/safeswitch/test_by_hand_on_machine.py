@@ -113,7 +113,12 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
     machine.succeed(f"systemd-run --unit=session --setenv=PATH=$PATH sh -c {command}")
     machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=60)
     machine.succeed("systemctl kill --signal=KILL session")
-    machine.succeed("systemctl mask --runtime healer", "systemctl kill --signal=KILL healer")
+    # A unit in /etc is not masked at runtime; and going back would start it.
+    off = "/run/systemd/system/healer.service.d/off.conf"
+    machine.write_file(off, "[Unit]\nConditionPathExists=!/run/off\n")
+    machine.succeed("touch /run/off && systemctl daemon-reload")
+    machine.succeed("systemctl kill --signal=KILL healer")
+    machine.wait_until_fails("systemctl is-active healer", timeout=60)
     # What carries it dies as well, twice: PID 1 starts it again.
     for _ in range(2):
         machine.wait_until_succeeds(
@@ -121,7 +126,8 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
         )
     machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
     assert where(machine) == (old, old, old)
-    machine.succeed("systemctl unmask --runtime healer", "systemctl start healer")
+    machine.fail("systemctl is-active healer")
+    machine.succeed("rm /run/off", "systemctl start healer")
     outcome = trial_outcome(machine)
     assert not outcome["ok"]
     assert outcome["running"] == old

@@ -94,6 +94,15 @@ def test_one_rollback_for_a_deployment_and_then_it_is_told() -> None:
     assert "gets no second one by itself" in host.verdict()[1]
 
 
+def assert_no_more_today(host: Judged) -> None:
+    bad(host)
+    assert host.open_intent() is None
+    assert "as many as safeSwitch.maxRollbacksPerDay allows" in host.verdict()[1]
+    host.sec += 24 * HOUR
+    host.crash("web", times=9)
+    assert host.rolls_back()
+
+
 def test_so_many_rollbacks_a_day_and_then_a_person_has_to_look() -> None:
     host = lived(options={"max_rollbacks_per_day": 2})
     for number in range(2):
@@ -101,12 +110,7 @@ def test_so_many_rollbacks_a_day_and_then_a_person_has_to_look() -> None:
         assert host.rolls_back()
         host.comes_of_it()
         host.after(120)
-    bad(host)
-    assert host.open_intent() is None
-    assert "as many as safeSwitch.maxRollbacksPerDay allows" in host.verdict()[1]
-    host.sec += 24 * HOUR
-    host.crash("web", times=9)
-    assert host.rolls_back()
+    assert_no_more_today(host)
 
 
 def test_a_rollback_in_a_boot_counts_among_those_of_the_day() -> None:
@@ -115,12 +119,7 @@ def test_a_rollback_in_a_boot_counts_among_those_of_the_day() -> None:
         host.deploy(f"/nix/store/{number}-nixos", "web")
         host.boot_goes_back()
         host.after(120)
-    bad(host)
-    assert host.open_intent() is None
-    assert "as many as safeSwitch.maxRollbacksPerDay allows" in host.verdict()[1]
-    host.sec += 24 * HOUR
-    host.crash("web", times=9)
-    assert host.rolls_back()
+    assert_no_more_today(host)
 
 
 def gone_back_from_in_a_boot() -> Judged:

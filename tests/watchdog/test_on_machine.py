@@ -309,7 +309,7 @@ def test_agents_restart_and_nothing_is_lost_while_healer_is_dead(container: Boot
     # healer killed while it records: systemd brings it back, and each crash is there once.
     for _ in range(4):
         machine.succeed(f"kill -KILL {running_pid(machine, 'worker.service')}")
-        machine.succeed(f"kill -KILL {running_pid(machine, 'healer.service')}")
+        kill_and_wait(machine, "healer.service")
         machine.wait_until_succeeds("systemctl is-active healer", timeout=20)
     assert wait_until_all_are_recorded(machine) == 9
     # The ledger tells how its own runs ended.

@@ -210,6 +210,10 @@ class Address:
     address: str
 
 
+NO_DEFAULT_ROUTE = "the default route is gone"
+"""What is wrong with a host that had one: the one trouble that a deployment may well be behind."""
+
+
 @dataclass(frozen=True, slots=True)
 class DefaultRoute:
     """A default route; ``answers`` says whether its gateway answers to ARP or NDP."""

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from healer.events import NO_DEFAULT_ROUTE
+
 # Where agents and Nix write.
 _WRITTEN = ("/", "/var", "/var/lib", "/var/log", "/tmp", "/run", "/nix/store")  # noqa: S108
 _ROUTES = Path("/proc/net")
@@ -29,7 +31,7 @@ class Environment:
     def _network(self) -> Iterable[str]:
         has_route = has_default_route(_ROUTES)
         if self._had_route and not has_route:
-            yield "the default route is gone"
+            yield NO_DEFAULT_ROUTE
         self._had_route = self._had_route or has_route
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from statistics import median_low
 
 from healer.config import Agent, SafeSwitch
+from healer.safeswitch import gate_state
 from healer.safeswitch.baseline import BLAMED, threshold
 from healer.safeswitch.state import Crash, DeploymentState
 
@@ -143,9 +144,7 @@ def _no_fault(state: DeploymentState, gate: str) -> str | None:
     """Say why a gate that fails is no sign of a bad deployment; None if it is one."""
     if gate not in state.passed_by_good:
         return "it is not known to have passed under the known-good"
-    if gate in state.long_passed:
-        return "it passed for a minute or more under this deployment before it began to fail"
-    return None
+    return state.excused.get(gate)
 
 
 def excuse(
@@ -159,7 +158,8 @@ def excuse(
 
     ``unready`` says of each agent that is not up why, ``gates`` names those that have not passed,
     and ``environment`` says what is wrong with the host. Where that is nothing, for each agent and
-    each gate something has to speak against blaming the deployment.
+    each gate something has to speak against blaming the deployment; for a gate, also where it is
+    the network that is gone.
     """
     found = [*environment]
     for name, why in () if environment else sorted(unready.items()):
@@ -167,7 +167,7 @@ def excuse(
         if not against:
             return None
         found.append(f"{name} {why}, but {against}")
-    for gate in () if environment else sorted(gates):
+    for gate in () if gate_state.beyond_a_deployment(environment) else sorted(gates):
         objection = _no_fault(state, gate)
         if objection is None:
             return None

@@ -9,8 +9,16 @@ from msgspec.structs import replace
 
 from healer.events import Changes, Instant, Systems
 from healer.records import Record
+from healer.safeswitch import gate_state
 from healer.safeswitch.baseline import Baseline
-from healer.safeswitch.state import DAY_MS, Crash, DeploymentState, Failing, Observation, Streak
+from healer.safeswitch.state import (
+    DAY_MS,
+    TOGETHER_MS,
+    Crash,
+    DeploymentState,
+    Observation,
+    Streak,
+)
 
 # More crashes of one agent under one deployment than these tell nothing new.
 _REMEMBERED = 256
@@ -18,8 +26,6 @@ _REMEMBERED = 256
 _LOOPING = 3
 # What an agent drags along crashes within this: by the end of a connection, or a time limit.
 _LED_MS = 30_000
-# Agents that began to crash within this time met the same trouble.
-_TOGETHER_MS = 60_000
 # Crashes that came at random would hardly leave a gap of so many of their intervals.
 _QUIET = 5
 # What a switch installs and only a boot makes run; healer/host/changes.py names them so.
@@ -87,15 +93,15 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     toplevel = record.data["toplevel"]
     new_boot = state.since is None or state.since.boot != record.at.boot
     booted = new_boot and record.data.get("booted") in {None, toplevel}
-    # What was found of the gates is of another time: each has to pass again.
-    state = replace(state, since=record.at, waiting_for=None, passed={}, failing={})
-    state = replace(state, long_passed=frozenset())
-    if toplevel == state.current:
-        # A new boot of the same deployment: what it served stays, and so does the answer it got.
-        return _booted(state) if booted else state
     from_good = not state.on_probation
     # What a deployment was convicted of is over with it.
     convicted = state.answered or record.data.get("kind") == "rollback"
+    same = toplevel == state.current
+    state = gate_state.begin_anew(state, forget=not same and (from_good or convicted))
+    state = replace(state, since=record.at, waiting_for=None)
+    if same:
+        # A new boot of the same deployment: what it served stays, and so does the answer it got.
+        return _booted(state) if booted else state
     unwell = {} if convicted else state.unwell
     unwell_before = {} if from_good or convicted else state.unwell_before
     state = _changed(state, record, afresh=from_good or toplevel == state.known_good)
@@ -265,7 +271,7 @@ def _recovered(state: DeploymentState, record: Record) -> DeploymentState:
         others = {
             name: since_ms
             for name, since_ms in state.unwell_before.items()
-            if abs(since_ms - began_ms) > _TOGETHER_MS
+            if abs(since_ms - began_ms) > TOGETHER_MS
         }
         state = replace(_begin_evidence_anew(state, None), unwell_before=others)
     return replace(
@@ -287,7 +293,7 @@ def _troubled(state: DeploymentState, record: Record) -> DeploymentState:
     trouble = tuple(record.data["trouble"])
     if state.on_probation and not trouble:
         state = _begin_evidence_anew(state, None)
-    return replace(state, trouble=trouble)
+    return gate_state.troubled(replace(state, trouble=trouble))
 
 
 def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> DeploymentState:
@@ -304,34 +310,6 @@ def _begin_evidence_anew(state: DeploymentState, kept: str | None) -> Deployment
     carried = {name: crash for name, crash in state.carried.items() if counts(name)}
     looped = {name: why for name, why in state.looped.items() if name == kept}
     return replace(state, crashes=crashes, carried=carried, looped=looped, held_ms=0)
-
-
-def _gate_failed(state: DeploymentState, record: Record) -> DeploymentState:
-    name = _gate(record)
-    failing = {**state.failing, name: Failing(state.elapsed_ms, record.data["detail"])}
-    passed = {gate: at_ms for gate, at_ms in state.passed.items() if gate != name}
-    return replace(state, failing=failing, passed=passed, held_ms=0)
-
-
-def _gate_passed(state: DeploymentState, record: Record) -> DeploymentState:
-    """Note that a gate passes; if it failed before, the probation begins here."""
-    name = _gate(record)
-    if "gate" in record.data:
-        state = replace(state, passed={name: state.elapsed_ms, **state.passed})
-    if name not in state.failing:
-        return state
-    failing = {gate: why for gate, why in state.failing.items() if gate != name}
-    return replace(state, failing=failing, held_ms=0)
-
-
-def _gate_held(state: DeploymentState, record: Record) -> DeploymentState:
-    return replace(state, long_passed=state.long_passed | {record.data["gate"]})
-
-
-def _gate(record: Record) -> str:
-    """Return the name of a gate; an agent's check is one as well."""
-    data = record.data
-    return data["gate"] if "gate" in data else f"{data['agent']}: {data['check']}"
 
 
 def _intended(state: DeploymentState, record: Record) -> DeploymentState:
@@ -409,7 +387,7 @@ def _judged(state: DeploymentState, record: Record) -> DeploymentState:
 _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "action.intent": _intended,
     "action.outcome": _came_of,
-    "agent.crash": _crashed,
+    "agent.crash": lambda state, record: gate_state.troubled(_crashed(state, record)),
     "agent.crash-loop": _looped,
     "agent.recovered": _recovered,
     "boot.rolled-back": _rolled_back_by_boot,
@@ -421,14 +399,14 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "deployment.probation": lambda state, _: state,
     "deployment.recovered": lambda state, _: replace(state, observation=None),
     "deployment.refuted": _refuted,
-    "gate.failed": _gate_failed,
-    "gate.held": _gate_held,
-    "gate.passed": _gate_passed,
+    "gate.failed": gate_state.failed,
+    "gate.held": gate_state.held,
+    "gate.passed": gate_state.passed,
     "healer.started": _declared,
     "healer.stopped": lambda state, _: state,
     "host.trouble": _troubled,
     "rollback.staged": lambda state, record: replace(state, staged=record.data["detail"]),
-    "health.passed": _gate_passed,
-    "health.unready": _gate_failed,
+    "health.passed": gate_state.passed,
+    "health.unready": gate_state.failed,
     "safeswitch.verdict": _judged,
 }

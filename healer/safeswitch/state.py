@@ -15,6 +15,8 @@ from healer.records import Record
 from healer.safeswitch.baseline import SUSPICIOUS, Baseline, threshold
 
 DAY_MS = 86_400_000
+TOGETHER_MS = 60_000
+"""What begins to fail within this time met the same trouble."""
 
 # A common cause would end the one or the other first. That it was always the same one is less
 # likely than SUSPICIOUS after so many times.
@@ -90,7 +92,9 @@ class DeploymentState(msgspec.Struct, frozen=True):
     active, and have not recovered since, each with when that began (``elapsed_ms``).
 
     ``passed`` names the gates that pass, each with since when (``elapsed_ms``), ``long_passed``
-    those that have passed for long under the current deployment in this boot, whatever they do now.
+    those that have passed for long under the current deployment in this boot, whatever they do now,
+    and ``excused`` those whose failure is no fault of the deployment's until they pass, each with
+    why.
 
     ``redeployed`` says that the current deployment was condemned when it became active,
     ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
@@ -120,6 +124,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     failing: Mapping[str, Failing] = {}
     passed: Mapping[str, int] = {}
     long_passed: frozenset[str] = frozenset()
+    excused: Mapping[str, str] = {}
     passed_by_good: frozenset[str] = frozenset()
     baselines: Mapping[str, Baseline] = {}
     unwell: Mapping[str, Streak] = {}

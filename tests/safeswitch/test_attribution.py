@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from healer.events import NO_DEFAULT_ROUTE
 from healer.records import Record
 from healer.safeswitch.baseline import BLAMED, SUSPICIOUS, Baseline, threshold
 from tests.safeswitch.judged import BAD, GOOD, HOUR, OTHER, Judged, lived
@@ -579,3 +580,21 @@ def test_a_gate_that_never_passed_under_the_known_good_excuses_a_boot(known: boo
     host.gate("port", False)
     host.after(70)
     assert len(host.of("boot.excused")) == (not known)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "excused"), [("there is no space left on /var", True), (NO_DEFAULT_ROUTE, False)]
+)
+def test_of_the_hosts_troubles_only_the_network_excuses_no_boot_whose_gate_fails(
+    trouble: str, excused: bool
+) -> None:
+    host = Judged(gates=("port",))
+    host.gate("port", True)
+    host.promoted()
+    host.deploy(BAD, "web")
+    host.counted = True
+    host.reboot()
+    host.trouble = [trouble]
+    host.gate("port", False)
+    host.after(70)
+    assert bool(host.of("boot.excused")) == excused

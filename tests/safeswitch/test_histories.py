@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from healer.events import NO_DEFAULT_ROUTE
 from healer.records import Record
 from tests.safeswitch.judged import HOUR, Judged, KilledError
 
@@ -82,7 +83,7 @@ class DeploymentHistories(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.host.after(seconds)
 
-    @rule(words=st.sampled_from(["there is no space left on /var", ""]))
+    @rule(words=st.sampled_from(["there is no space left on /var", NO_DEFAULT_ROUTE, ""]))
     def trouble(self, words: str) -> None:
         self.host.trouble = [words] if words else []
         self.host.look()
@@ -289,6 +290,23 @@ class DeploymentHistories(RuleBasedStateMachine):
                 held = record.type == "gate.held"
             elif record.type == "action.intent" and record.data.get("gate") is not None:
                 assert not held
+
+    @invariant()
+    def a_gate_that_failed_while_the_disk_was_full_is_no_reason_to_roll_back(self) -> None:
+        fails = is_full = excused = False
+        for record in self.host.ledger:
+            if record.type in {"gate.failed", "gate.passed"}:
+                fails = record.type == "gate.failed"
+                excused = excused and fails
+            elif record.type == "host.trouble":
+                is_full = any("space" in each for each in record.data["trouble"])
+            elif record.type == "deployment.activated":
+                fails = excused = is_full = False
+            elif record.type in {"healer.started", "config.loaded"}:
+                fails = False
+            elif record.type == "action.intent" and record.data.get("gate") is not None:
+                assert not excused
+            excused = excused or (fails and is_full)
 
     @invariant()
     def a_boot_is_excused_once_and_never_while_the_deployment_is_convicted(self) -> None:

@@ -1,5 +1,8 @@
 """What a deployment has to stand before it is known-good, and what begins that anew."""
 
+import pytest
+
+from healer.events import NO_DEFAULT_ROUTE
 from healer.records import Record
 from healer.safeswitch.probation import probation_left_ms
 from tests.safeswitch.judged import BAD, GOOD, OTHER, Judged, lived
@@ -239,6 +242,98 @@ def test_a_gate_that_held_until_the_reboot_and_fails_since_is_rolled_back_for() 
 
 def test_a_gate_that_held_under_one_deployment_does_not_excuse_the_next() -> None:
     host = gated()
+    host.after(200)
+    host.deploy(OTHER, "web")
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+FULL = "there is no space left on /var"
+
+
+@pytest.mark.parametrize("before", [0, 200])
+def test_a_gate_that_failed_while_the_disk_was_full_is_not_blamed_on_the_deployment(
+    before: float,
+) -> None:
+    """Nor once there is space again: what it looks at may stay down until somebody starts it."""
+    host = gated()
+    host.gate("uplink", False, "no route to host")
+    host.after(before)
+    host.trouble = [FULL]
+    host.after(60)
+    host.trouble = []
+    host.after(30)
+    host.restart_healer()
+    host.gate("uplink", False, "no route to host")
+    host.after(1000)
+    assert host.open_intent() is None
+    assert host.verdict() == (
+        "inconclusive",
+        "uplink: the gate has failed for 300 s, but the host was in trouble while it failed: "
+        "there is no space left on /var",
+    )
+
+
+def test_a_gate_that_passed_after_the_disk_was_full_is_excused_no_more() -> None:
+    host = gated()
+    host.trouble = [FULL]
+    host.gate("uplink", False, "no route to host")
+    host.trouble = []
+    host.gate("uplink", True)
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+@pytest.mark.parametrize("first", ["gate", "memory"])
+def test_a_gate_that_failed_when_memory_ran_out_is_not_blamed_on_the_deployment(
+    first: str,
+) -> None:
+    host = gated()
+    host.after(40)
+    if first == "memory":
+        host.starve("db", times=1, oom=0)
+    host.gate("uplink", False, "no route to host")
+    if first == "gate":
+        host.starve("db", times=1, oom=0)
+    host.after(1000)
+    assert host.open_intent() is None
+    assert "memory ran out on the whole host" in host.verdict()[1]
+
+
+def test_a_gate_that_failed_while_an_agent_met_its_own_memory_limit_is_rolled_back_for() -> None:
+    host = gated()
+    host.gate("uplink", False, "no route to host")
+    host.starve("db", times=1, oom=1)
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_a_network_that_is_gone_excuses_no_gate() -> None:
+    """To see that a deployment cuts the host off is what a gate is for."""
+    host = gated()
+    host.trouble = [NO_DEFAULT_ROUTE]
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+
+
+def test_a_gate_that_fails_for_no_fault_of_one_deployment_excuses_the_next() -> None:
+    host = gated()
+    host.after(200)
+    host.gate("uplink", False, "no route to host")
+    host.reboot()
+    host.deploy(OTHER, "web")
+    host.gate("uplink", False, "no route to host")
+    host.after(1000)
+    assert host.open_intent() is None
+    assert "it passed for a minute or more before it began to fail" in host.verdict()[1]
+
+
+def test_a_gate_that_two_deployments_fail_in_turn_is_rolled_back_for() -> None:
+    host = gated()
+    host.gate("uplink", False, "no route to host")
     host.after(200)
     host.deploy(OTHER, "web")
     host.gate("uplink", False, "no route to host")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from healer.incident.fold import State, fold, timeline
@@ -205,6 +205,7 @@ VALUES = st.recursive(
         max_size=12,
     )
 )
+@settings(deadline=None)
 def test_no_ledger_breaks_the_telling(
     entries: list[tuple[str, dict[str, Any], str | None, int, str]],
 ) -> None:

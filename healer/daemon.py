@@ -13,27 +13,27 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from systemd.daemon import notify
 
 from healer import __version__, control, helper, report
+from healer.active_system import ActiveSystem
 from healer.actor import Actor
+from healer.coming_up import ComingUp
 from healer.config import Config, Loaded, load
 from healer.decisions import Decisions
 from healer.drift.compare import Finding
 from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
-from healer.events import Changes, Systems
+from healer.events import Systems
 from healer.history import History, fold
-from healer.host import changes, clock, nix
+from healer.host import clock, nix
 from healer.host.environment import Environment
-from healer.host.switch_lock import SwitchLock
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
 from healer.records import Record
-from healer.safeswitch import booting, deployment, sticking, verdicts
+from healer.safeswitch import booting, deployment, verdicts
 from healer.safeswitch.gating import GateProber
 from healer.status import Status
 from healer.watchdog.beats import next_beat
@@ -53,8 +53,6 @@ _CLOCK_STEP_US = 2_000_000
 # After each so many entries it is told to wait for a minute more, sd_notify(3).
 _TOLD_ENTRIES = 10_000
 _STILL_STARTING = "EXTEND_TIMEOUT_USEC=60000000"
-# Below the runtime directory; healer-boot-complete.service waits for it.
-_UP = "up"
 
 
 class Daemon:
@@ -68,7 +66,7 @@ class Daemon:
         self._runtime_dir = Path(loaded.config.runtime_dir)
         self._publisher = report.Publisher(self._runtime_dir)
         self._texts = StatusTexts(loaded.config)
-        self._switch_lock = SwitchLock()
+        self._system = ActiveSystem(self._decisions, self._record, self._ask_reload)
         self._units = Units(self._decisions.units, self._texts, self._unit_changed, self._died)
         self._drift = DriftWatcher(
             loaded.config, self._drifted, lambda: nix.is_locked(nix.SWITCH_LOCK)
@@ -78,7 +76,7 @@ class Daemon:
             self._units,
             self._append,
             self._record,
-            self._look_at_systems,
+            self._system.look,
             self._leave,
         )
         self._recorder = Recorder(
@@ -86,13 +84,20 @@ class Daemon:
             self._units,
             ledger,
             self._record,
-            self._look_at_systems,
+            self._system.look,
             self._actor.remove_stamps,
             self._settle,
         )
         self._prober = Prober(self._decisions, self._units, self._record, self._publisher.changed)
         self._gates = GateProber(self._decisions, self._units.active_state_of, self._record)
         self._environment = Environment()
+        self._coming_up = ComingUp(
+            self._decisions,
+            self._environment,
+            self._record,
+            self._actor.tell_up,
+            self._actor.tell_excused,
+        )
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._leaving = "asked to stop"
@@ -102,11 +107,7 @@ class Daemon:
         self._clock_offset_us = _clock_offset_us()
         self._ledger_trouble: str | None = None
         self._reload = False
-        self._switching = False
         self._spent = False
-        self._told_up = False
-        self._told_excused = False
-        self._held: sticking.Held | None = None
         self._safe_switch_off = self._why_safe_switch_is_off()
 
     @property
@@ -141,7 +142,7 @@ class Daemon:
             self._actor.cancel()
             for task in running:
                 task.cancel()
-        self._switch_lock.close()
+        self._system.close()
         self._record([Record(clock.now(), "healer.stopped", {"reason": self._leaving})])
 
     # Memory
@@ -241,7 +242,7 @@ class Daemon:
         """Look at the host once, in the order of causes, and record what follows."""
         if self._reload:
             self._reload_config()
-        systems = await self._look_at_systems()
+        systems = await self._system.look()
         await self._recorder.look_at_stamps(self._alive)
         if self._spent:
             # PID 1 is busy restarting: no answer of its is needed to judge who crashed just now.
@@ -256,7 +257,7 @@ class Daemon:
         self._look_at_ledger()
         if self._safe_switch_off is None:
             self._judge(systems)
-            self._look_at_boot(systems)
+            self._coming_up.look(systems, self._units.states)
         self._gates.look_again()
         self._record(self._decisions.escalate(self._units.fresh, systems, clock.now()))
         self._publisher.publish(lambda: self._status(systems))
@@ -267,57 +268,6 @@ class Daemon:
         trouble = self._environment.look() if judging else None
         states, fresh, now = self._units.states, self._units.fresh, clock.now()
         self._record(self._decisions.on_tick(states, systems, now, trouble, fresh))
-
-    async def _look_at_systems(self) -> Systems:
-        switching = await self._switch_lock.is_held()
-        systems = nix.systems(Path(self._config.safe_switch.profile), switching=switching)
-        activated = self._decisions.on_systems(systems, clock.now(), self._changes(systems))
-        self._record(activated)
-        if activated or (self._switching and not systems.switching):
-            self._ask_reload()
-        self._switching = systems.switching
-        self._look_at_lock(systems)
-        return systems
-
-    def _look_at_lock(self, systems: Systems) -> None:
-        held, now = sticking.look(self._held, clock.now(), switching=systems.switching), clock.now()
-        limit = self._config.safe_switch.lock_timeout_sec
-        self._held, told = sticking.tell(held, limit, lambda: nix.lock_holder(nix.SWITCH_LOCK), now)
-        self._record(told)
-
-    def _look_at_boot(self, systems: Systems) -> None:
-        """See whether the host has come up in this boot, or what keeps it down is to be excused."""
-        boot, trouble = clock.boot_id(), None
-        if self._decisions.came_up != boot != self._decisions.excused:
-            tries = self._config.safe_switch.boot_tries
-            if booting.may_be_excused(systems, boot, tries):
-                trouble = self._environment.look()
-        units, now = self._units.states, clock.now()
-        self._record(self._decisions.on_boot(units, systems, now, environment=trouble))
-        if self._decisions.excused == boot and not self._told_excused:
-            # Also where healer was killed before root did it: root does it once.
-            self._told_excused = True
-            self._actor.tell_excused()
-        self._look_whether_up()
-
-    def _look_whether_up(self) -> None:
-        """Tell root and boot-complete.target, once, that the host has come up in this boot."""
-        marker = self._runtime_dir / _UP
-        if self._decisions.came_up != clock.boot_id() or marker.exists():
-            return
-        if not self._told_up:
-            self._told_up = True
-            self._actor.tell_up()
-        with suppress(OSError):  # agents can fill /run: each look tries again
-            marker.touch()
-
-    def _changes(self, systems: Systems) -> Changes | None:
-        """Compare the system that runs with the one that ran before; None where it is the same."""
-        before = self._decisions.deployment.current
-        if before is None or systems.current in {None, before} or not Path(before).exists():
-            return None
-        units = {name: agent.unit for name, agent in self._config.agents.items()}
-        return changes.between(before, str(systems.current), units)
 
     async def _look_at_units(self, systems: Systems) -> None:
         await self._units.refresh()
@@ -363,7 +313,7 @@ class Daemon:
         self._settle()
 
     def _died(self, unit: str, invocation: str) -> None:
-        self._switch_lock.expect()
+        self._system.expect()
         self._recorder.died(unit, invocation)
 
     def _settle(self) -> None:
@@ -391,7 +341,7 @@ class Daemon:
 
     def _reload_config(self) -> None:
         """Take over a new configuration; a bad one is refused and the old one stays in force."""
-        if self._switching:
+        if self._system.switching:
             return
         self._reload = False
         try:

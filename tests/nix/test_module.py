@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from healer.config import load
+from tests.nix.conftest import EVERYTHING
 from tests.nix.evaluation import (
     CHECKOUT,
     NIXPKGS_LIB,
@@ -16,7 +17,6 @@ from tests.nix.evaluation import (
     needs_lib,
     render,
 )
-from tests.nix.test_render import EVERYTHING
 
 pytestmark = needs_lib
 

@@ -34,169 +34,7 @@ from tests.nix.evaluation import CHECKOUT, EvaluationError, evaluate, needs_nix,
 
 pytestmark = needs_nix
 
-EVERYTHING = """{
-  agents.now = { command = [ "/bin/now" ]; };
-  agents.later = {
-    command = "/bin/later --flag";
-    restart = {
-      policy = "exponential"; on = "failure"; delaySec = 0.25; maxDelaySec = 30; steps = 5;
-    };
-    user = "root"; workingDirectory = "/srv"; stateDirectory = "later";
-    environment.A = "b";
-    health = [
-      { name = "web"; type = "http"; url = "http://127.0.0.1:8080/"; }
-      { name = "port"; type = "tcp"; port = 8080; intervalSec = 0.5; }
-      { name = "self"; type = "command"; command = [ "/bin/true" ]; }
-      {
-        name = "tls"; type = "http"; url = "https://a/"; caFile = "/ca.pem"; bodyContains = "ok";
-        bodyMatches = "o.*k"; purpose = "readiness"; successThreshold = 2;
-      }
-      { name = "any"; type = "http"; url = "https://a/"; insecure = true; purpose = "startup"; }
-      { name = "bound"; type = "listen"; port = 80; }
-      { name = "log"; type = "log"; pattern = "FATAL"; }
-      { name = "memory"; type = "memory"; maxBytes = 1000000; }
-      { name = "fresh"; type = "file"; path = "/run/x"; maxAgeSec = 30; }
-    ];
-  };
-  agents.choosy = {
-    command = [ "/bin/choosy" ];
-    restart = {
-      policy = "conditional"; delaySec = 2;
-      rules = [
-        { exitCodes = [ 3 4 ]; signals = [ "SIGABRT" ]; action = "stop"; }
-        { exitCodes = [ 0 ]; action = "restart"; }
-      ];
-    };
-  };
-  agents.ruled = {
-    command = [ "/bin/ruled" ]; stableSec = 30;
-    restart = {
-      policy = "conditional"; delaySec = 0.2; maxDelaySec = 3.2; steps = 2;
-      rules = [
-        { exitCodes = [ 78 ]; action = "stop"; }
-        { exitCodes = [ 7 ]; action = "restart"; delaySec = 30; }
-        { signals = [ "SIGKILL" ]; action = "restart"; }
-        { classes = [ "oom" ]; signals = [ "SIGRTMAX-2" ]; action = "backoff"; }
-        { classes = [ "watchdog" "health" ]; action = "escalate"; }
-        { exitCodes = [ 9 ]; action = "rollback"; }
-      ];
-    };
-  };
-  agents.gentle = {
-    command = [ "/bin/gentle" ];
-    restart = {
-      policy = "conditional"; otherwise = "backoff"; rules = [ { exitCodes = [ 78 ]; } ];
-    };
-  };
-  agents.strict = {
-    command = [ "/bin/strict" ];
-    restart = {
-      policy = "conditional"; otherwise = "stop";
-      rules = [ { exitCodes = [ 75 ]; action = "restart"; } ];
-    };
-  };
-  agents.never-held = { command = [ "/bin/n" ]; escalation.enable = false; };
-  agents.once = {
-    command = [ "/bin/once" ]; restart.policy = "never"; watchdogSec = 20;
-    serviceConfig.Type = "simple";
-  };
-  agents.nginx = {
-    adopt = true; watchdogSec = 0.5; escalation = { quarantineSec = 90.5; maxQuarantines = 0; };
-  };
-  agents.odd = { adopt = true; unit = "foo\\\\x2dbar@1.service"; };
-  escalation = { reboot = true; maxRebootsPerDay = 2; };
-  safeSwitch.gates = [
-    { name = "front"; type = "http"; url = "https://a/"; insecure = true; }
-    { name = "port"; type = "tcp"; port = 443; failureThreshold = 1; }
-    { name = "bound"; type = "listen"; port = 80; }
-    { name = "own"; type = "command"; command = [ "/bin/true" ]; timeoutSec = 30; }
-    { name = "proxy"; type = "unit"; unit = "nginx.service"; intervalSec = 0.5; }
-    { name = "net"; type = "network"; gateway = true; addresses = [ "::1" ]; sshd = 22; }
-  ];
-  drift.ignore = [ { path = "/etc/x*"; reason = "a test"; } ];
-}"""
-
 OWN = {"healer", "healer-helper@", "healer-boot", "healer-boot-complete"}
-
-
-@pytest.fixture(scope="module")
-def everything() -> Any:
-    return render(EVERYTHING)
-
-
-def restart_settings(service: Any) -> dict[str, Any]:
-    return {
-        key: value for key, value in service["serviceConfig"].items() if key.startswith("Restart")
-    }
-
-
-@pytest.mark.parametrize(
-    ("agent", "settings"),
-    [
-        ("now", {"Restart": "always", "RestartSec": 0}),
-        (
-            "later",
-            {
-                "Restart": "on-failure",
-                "RestartSec": "250ms",
-                "RestartSteps": 5,
-                "RestartMaxDelaySec": "30s",
-            },
-        ),
-        (
-            "choosy",
-            {
-                "Restart": "always",
-                "RestartSec": "2s",
-                "RestartPreventExitStatus": "3 4 SIGABRT",
-                "RestartForceExitStatus": "0",
-            },
-        ),
-        (
-            "ruled",
-            {
-                "Restart": "always",
-                "RestartSec": "200ms",
-                "RestartPreventExitStatus": "78 7 SIGRTMAX-2",
-                "RestartForceExitStatus": "SIGKILL",
-            },
-        ),
-        (
-            "gentle",
-            {
-                "Restart": "always",
-                "RestartSec": "100ms",
-                "RestartSteps": 8,
-                "RestartMaxDelaySec": "60s",
-                "RestartPreventExitStatus": "78",
-            },
-        ),
-        ("strict", {"Restart": "no", "RestartSec": "0", "RestartForceExitStatus": "75"}),
-        ("once", {"Restart": "no"}),
-    ],
-)
-def test_policies_are_systemds_own_settings(
-    everything: Any, agent: str, settings: dict[str, Any]
-) -> None:
-    service = everything["services"][agent]
-    assert restart_settings(service) == settings
-    assert service["unitConfig"]["StartLimitIntervalSec"] == 0
-
-
-def test_an_adopted_unit_loses_its_own_restart_settings(everything: Any) -> None:
-    service = everything["services"]["nginx"]
-    assert service["adopted"] is True
-    assert restart_settings(service) == {
-        "Restart": "always",
-        "RestartSec": 0,
-        "RestartSteps": 0,
-        "RestartMaxDelaySec": "infinity",
-        "RestartMode": "normal",
-        "RestartPreventExitStatus": [""],
-        "RestartForceExitStatus": [""],
-    }
-    assert "ExecStart" not in service["serviceConfig"]
-    assert "NotifyAccess" not in service["serviceConfig"]
 
 
 def test_a_heartbeat_is_systemds_own_and_leaves_the_type(everything: Any) -> None:
@@ -288,32 +126,6 @@ def test_an_adopted_agent_is_told_if_it_is_asked_for() -> None:
     assert rendered["config"]["agents"]["a"]["lastCrash"] is False
 
 
-def test_the_stamp_is_told_the_rules_that_systemd_has_no_setting_for() -> None:
-    rendered = render(
-        EVERYTHING,
-        'shell = "/dash"; stopStamp = "/stop"; stampRules = "/rules"; restartLater = "/later";',
-    )
-    (stop,) = rendered["services"]["ruled"]["serviceConfig"]["ExecStopPost"]
-    program, *rules = stop.split(' "')
-    assert program == "+/dash /stop %n 30000"
-    assert [rule.removesuffix('"') for rule in rules] == [
-        "/rules",
-        "/usr/bin",
-        "/dash /later",
-        "200",
-        "restart",
-        "78=stop",
-        "7=delay:30000",
-        "KILL=restart",
-        # As systemd's RestartSteps= would grow it: 200 ms, by 4 each time.
-        "RTMIN+28=backoff:200,800,3200",
-        "oom=backoff:200,800,3200",
-        "watchdog=escalate",
-        "health=escalate",
-        "9=rollback",
-    ]
-
-
 def test_stamps_come_before_the_agents_own_commands() -> None:
     rendered = render(
         """{ agents.a = {
@@ -341,26 +153,6 @@ def test_an_agent_without_a_user_gets_one_of_its_own(everything: Any) -> None:
 def test_status_messages_are_let_through(service_config: str, access: str | None) -> None:
     rendered = render(f'{{ agents.a = {{ command = "/a"; serviceConfig = {service_config}; }}; }}')
     assert rendered["services"]["a"]["serviceConfig"].get("NotifyAccess") == access
-
-
-@pytest.mark.parametrize(
-    ("seconds", "rendered"),
-    [
-        ("0", "0"),
-        ("5", "5s"),
-        ("0.1", "100ms"),
-        ("1.5", "1500ms"),
-        ("0.0001", "100us"),
-        ("90", "90s"),
-    ],
-)
-def test_durations(seconds: str, rendered: str) -> None:
-    settings = render(
-        f"""{{ agents.a = {{ command = "/a"; restart = {{
-          policy = "conditional"; delaySec = {seconds}; rules = [ {{ exitCodes = [ 1 ]; }} ];
-        }}; }}; }}"""
-    )["services"]["a"]["serviceConfig"]
-    assert settings["RestartSec"] == rendered
 
 
 def test_arguments_are_taken_literally() -> None:
@@ -485,12 +277,6 @@ def test_who_is_not_safe_to_roll_back_is_told_to_the_boot() -> None:
     assert command.endswith("/healer-known-good b")
 
 
-def test_exponential_begins_with_a_delay_that_can_grow() -> None:
-    rendered = render('{ agents.a = { command = "/a"; restart.policy = "exponential"; }; }')
-    assert rendered["services"]["a"]["serviceConfig"]["RestartSec"] == "100ms"
-    assert rendered["config"]["agents"]["a"]["restart"]["delaySec"] == 0.1
-
-
 @pytest.mark.parametrize(
     ("strategy", "part_of", "wants"),
     [
@@ -520,17 +306,6 @@ def test_a_group_is_dependencies_of_its_units(
     assert units("after") == ["network.target", "a", "network.target a q"]
     assert services["alone"]["partOf"] == services["alone"]["wants"] == []
     assert rendered["config"]["groups"] == {"g": {"strategy": strategy, "agents": ["a", "b", "c"]}}
-
-
-@pytest.mark.parametrize(
-    ("factor", "steps"), [("2", 10), ("1000", 1), ("600", 1), ("599", 2), ("1.5", 16)]
-)
-def test_a_factor_is_as_many_steps_as_it_takes(factor: str, steps: int) -> None:
-    restart = f'restart = {{ policy = "exponential"; factor = {factor}; }};'
-    rendered = render(f'{{ agents.a = {{ command = "/a"; {restart} }}; }}')
-    settings = rendered["services"]["a"]["serviceConfig"]
-    assert (settings["RestartSteps"], settings["RestartMaxDelaySec"]) == (steps, "60s")
-    assert rendered["config"]["agents"]["a"]["restart"]["steps"] == steps
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,11 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, restarted_as=(record.at.boot, data["invocation"]))
         case "agent.recovered":
             return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
-        case "agent.not-restarted" | "agent.gave-up":
+        case "agent.not-restarted":
             return replace(state, incident=None, restarted_as=None)
+        case "agent.gave-up":
+            # What crashes on all the same, because root could not stop it, is to be given up again.
+            return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
         case "agent.released":
             # The run before the quarantine is over, also if its end was never learnt of.
             return replace(state, restarted_as=None)

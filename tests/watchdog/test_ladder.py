@@ -300,3 +300,20 @@ def test_an_agent_that_could_not_be_stopped_is_given_up_again() -> None:
     assert world.actions()[-2:] == ["give-up", "give-up"]
     world.obey()
     assert not world.unit.running
+
+
+def test_crashes_between_the_last_step_and_its_end_take_no_step_away() -> None:
+    """Root could not stop it, and it spends its budget again before that is told."""
+    world = World(config(reboot=False))
+    for _ in range(MOST + 1):
+        world.crash_loop()
+        world.act(world.open_intents()[0], works=False)
+        for _ in range(3):
+            world.crash(10)
+        world.read()
+        world.look()
+    assert world.types()[-1] == "agent.gave-up"
+    world.crash_loop()
+    assert world.actions()[-2:] == ["give-up", "give-up"]
+    world.obey()
+    assert not world.unit.running

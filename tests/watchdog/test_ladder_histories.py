@@ -32,12 +32,20 @@ class Histories(RuleBasedStateMachine):
         self.world.look(late=late)
 
     @precondition(lambda self: self.world.open_intents())
-    @rule(works=st.booleans(), interrupted=st.booleans(), late=st.booleans())
-    def root_acts(self, works: bool, interrupted: bool, late: bool) -> None:
+    @rule(
+        works=st.booleans(),
+        interrupted=st.booleans(),
+        late=st.booleans(),
+        crashes=st.integers(0, 4),
+    )
+    def root_acts(self, works: bool, interrupted: bool, late: bool, crashes: int) -> None:
         world = self.world
         world.act(world.open_intents()[0], works=works, interrupted=interrupted)
         if interrupted:
             world.is_killed()
+        for _ in range(crashes if world.unit.running else 0):
+            world.crash(10)
+            world.read()
         world.look(late=late)
 
     @rule()

@@ -153,8 +153,9 @@ async def carry_out(
 
 def _is_tried_again(intent: Entry, attempt: int) -> bool:
     """Whether a refusal may be a matter of the moment; a person who asked is told of it instead."""
-    by_person = intent.data.get("asked_by") is not None
-    return intent.data["action"] == "reset" and not by_person and attempt + 1 < _RESETS
+    if intent.data["action"] != "reset" or intent.data.get("asked_by") is not None:
+        return False
+    return intent.boot == clock.boot_id() and attempt + 1 < _RESETS
 
 
 async def _has_held(intent: Entry, config: Config, unit_state: UnitStates) -> str | None:

@@ -35,6 +35,8 @@ _BEGUN_ANEW = (
     "ledger that root saw first, and restart healer"
 )
 _MAX_REQUEST = 1024 * 1024
+# A hold ends with its boot, and a boot starts every agent, with a restart counter of 0.
+_OF_ONE_BOOT = frozenset({"hold", "quarantine", "reset", "restart"})
 
 
 class CarryOut(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -210,6 +212,9 @@ def _about_agent(config: Config, intent: Entry) -> Reply:
     unit = str(intent.data["target"])
     if unit not in {agent.unit for agent in config.agents.values()}:
         raise RefusedError(f"{unit} is not the unit of a declared agent")
+
+    if intent.boot != clock.boot_id() and intent.data["action"] in _OF_ONE_BOOT:
+        return Reply(False, f"the host has booted since, and began {unit} anew by that")
 
     def still_due() -> Entry:
         return signed_intent(config, intent.seq)

@@ -13,12 +13,13 @@ from healer.actions import Done
 from healer.config import Config
 from healer.events import UnitState
 from healer.helper import Reply
+from healer.host import clock
 from healer.ledger.entry import Entry
 
 REFUSED, DONE = Reply(False, "no"), Reply(True, "yes")
 
 
-def intent(action: str, **more: Any) -> Entry:
+def intent(action: str, boot: str | None = None, **more: Any) -> Entry:
     data = {"action": action, "target": "web.service", "agent": "web", "reason": "x", **more}
     return Entry(
         seq=7,
@@ -27,7 +28,7 @@ def intent(action: str, **more: Any) -> Entry:
         prev="0" * 64,
         time_us=0,
         boottime_us=0,
-        boot="boot",
+        boot=boot or clock.boot_id(),
         type="action.intent",
         incident=None,
         data=data,
@@ -67,6 +68,8 @@ async def carried_out(entry: Entry, replies: list[Reply], directory: Path) -> tu
         # Whoever asked is told at once; what is not as it was is decided anew.
         (intent("reset", asked_by="alice"), [REFUSED, DONE], (False, 1)),
         (intent("quarantine"), [REFUSED, DONE], (False, 1)),
+        # Nothing is left of the counter of another boot.
+        (intent("reset", boot="another"), [REFUSED], (False, 1)),
     ],
 )
 def test_what_is_refused(

@@ -69,8 +69,6 @@ def hold(config: Config, unit: str, intent: Entry, still_due: Callable[[], objec
     """
     until_ms = intent.boottime_us // 1000 + int(intent.data["ttl_sec"]) * 1000
     left_ms = until_ms - clock.uptime_ms()
-    if intent.boot != clock.boot_id():
-        return False, "the host has booted since, and a hold ends with its boot"
     if left_ms <= 0:
         return False, f"the time for which {unit} was to be held back is over"
     with holds.exclusively():

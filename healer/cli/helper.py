@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from healer.cli.agent import RUNTIME_DIR
+
 if TYPE_CHECKING:
     from healer.config import Gate
 
@@ -29,6 +31,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--release", metavar="UNIT", help="end a hold whose time is up (run by its timer)"
     )
     parser.add_argument("--hold", type=int, metavar="SEQ", help="the intent of that hold")
+    parser.add_argument("--runtime-dir", type=Path, default=RUNTIME_DIR, help=argparse.SUPPRESS)
     parser.add_argument(
         "--trial", action="store_true", help="carry the trial to its end (run by its own unit)"
     )
@@ -61,16 +64,17 @@ def run(args: argparse.Namespace) -> int:
         # It may outlive the configuration that it began under.
         trial.run()
         return 0
+    if args.release is not None:
+        from healer.watchdog import keeping
+
+        # As above.
+        keeping.end_hold(args.runtime_dir, args.release, args.hold)
+        return 0
     from healer.config import load
 
     config = load(args.config, args.kept_config).config
     if args.watch_gates:
         return _watch(config.safe_switch.gates)
-    if args.release is not None:
-        from healer.watchdog import keeping
-
-        keeping.end_hold(config, args.release, args.hold)
-        return 0
     from healer import helper
 
     helper.serve(config)

@@ -18,6 +18,9 @@ from healer.files import write_atomically
 
 LASTING = Path("/var/lib/healer-helper/holds")
 _LOCK = LASTING.with_name("holds.lock")
+# What lies behind the link is rooted against garbage collection, and by this boot only.
+_PROGRAM = Path("/run/healer-release")
+_ROOT = Path("/nix/var/nix/gcroots/healer-release")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,20 @@ def remove(runtime_dir: Path, unit: str) -> None:
 def read(runtime_dir: Path, unit: str) -> Hold | None:
     """Return a unit's hold, or None; the lasting one, where there are two."""
     return _read(LASTING / unit) or _read(_path(runtime_dir, unit))
+
+
+def keep_program(package: str) -> Path:
+    """Return a path of this package that is there as long as the boot lasts. Needs root.
+
+    It is one path for all, of the package that was kept last. Raises OSError.
+    """
+    if not _ROOT.is_symlink():
+        _ROOT.symlink_to(_PROGRAM)
+    new = _PROGRAM.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(package)
+    new.replace(_PROGRAM)
+    return _PROGRAM
 
 
 def _read(path: Path) -> Hold | None:

@@ -6,6 +6,8 @@ import subprocess
 
 from healer.errors import RefusedError
 
+_CURRENT_PROGRAMS = "/run/current-system/sw/bin"
+
 
 def run(name: str, *arguments: str, check: bool = True) -> str:
     """Run a program and return its output.
@@ -28,8 +30,11 @@ def systemctl(*arguments: str, check: bool = True) -> str:
 
 
 def systemd_run(*arguments: str) -> str:
-    """Run systemd-run(1), for a unit with this process's PATH that is forgotten when it is over."""
-    environment = f"--setenv=PATH={os.environ.get('PATH', os.defpath)}"
+    """Run systemd-run(1), for a unit with this process's PATH that is forgotten when it is over.
+
+    It may begin when nothing of that PATH is left: the system that runs then has these programs.
+    """
+    environment = f"--setenv=PATH={os.environ.get('PATH', os.defpath)}:{_CURRENT_PROGRAMS}"
     return run("systemd-run", "--collect", "--quiet", environment, *arguments)
 
 

@@ -19,6 +19,7 @@ from healer.ledger.entry import Entry
 _KILL_GRACE_SEC = 10.0
 # Less than the daemon waits for an answer.
 _STOP_SEC = 50.0
+_RELEASE_AGAIN_SEC = 10
 
 Came = tuple[bool, str]
 
@@ -105,16 +106,23 @@ def release(config: Config, unit: str, intent: Entry, still_due: Callable[[], ob
         there = holds.read(Path(config.runtime_dir), unit)
         if there is not None and "asked_by" not in intent.data and there.intent != own:
             return True, f"{unit} stays held back: {there.reason}"
-        _let_go(config, unit, there)
+        _let_go(Path(config.runtime_dir), unit, there)
     return True, f"{unit} is let go and started"
 
 
-def end_hold(config: Config, unit: str, intent_seq: int) -> None:
-    """End the hold of this intent, if it is still the one in force, and start the agent."""
+def end_hold(runtime_dir: Path, unit: str, intent_seq: int) -> None:
+    """End the hold of this intent, unless another is in force, and start the agent.
+
+    It may be tried again where the agent could not be started: the hold is gone by then.
+    """
     with holds.exclusively():
-        there = holds.read(Path(config.runtime_dir), unit)
-        if there is not None and there.intent == intent_seq:
-            _let_go(config, unit, there)
+        there = holds.read(runtime_dir, unit)
+        if there is not None and there.intent != intent_seq:
+            return
+        if show(unit, "LoadState")["LoadState"] == "not-found":
+            holds.remove(runtime_dir, unit)  # the system that runs has no such agent
+        else:
+            _let_go(runtime_dir, unit, there)
 
 
 def _outlasts(there: Hold, intent: Entry, until_ms: int) -> bool:
@@ -124,15 +132,18 @@ def _outlasts(there: Hold, intent: Entry, until_ms: int) -> bool:
     return "asked_by" not in intent.data and there.until_ms > until_ms
 
 
-def _let_go(config: Config, unit: str, there: Hold | None) -> None:
-    holds.remove(Path(config.runtime_dir), unit)
+def _let_go(runtime_dir: Path, unit: str, there: Hold | None) -> None:
+    holds.remove(runtime_dir, unit)
     systemctl("start", "--no-block", unit)
     if there is not None:
         _disarm_release(unit, there)
 
 
 def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> None:
-    """Have PID 1 end this very hold, once; a timer that is there already is the same one."""
+    """Have PID 1 end this very hold, once; a timer that is there already is the same one.
+
+    Until then there may come a system of another healer's, or of none, and a garbage collection.
+    """
     if config.package is None:
         raise RefusedError("config: package is null, so there is no program to release the agent")
     name = _release_unit(unit, intent_seq)
@@ -142,10 +153,15 @@ def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> No
         f"--on-active={left_ms}ms",
         "--timer-property=AccuracySec=1s",
         f"--unit={name}",
-        f"{config.package}/bin/healer",
+        # Where systemd is too busy to start the agent, or a disk too full for the lock.
+        "--property=Restart=on-failure",
+        f"--property=RestartSec={_RELEASE_AGAIN_SEC}s",
+        "--property=StartLimitIntervalSec=0",
+        f"{holds.keep_program(config.package)}/bin/healer",
         "helper",
         f"--release={unit}",
         f"--hold={intent_seq}",
+        f"--runtime-dir={config.runtime_dir}",
     )
 
 

@@ -15,7 +15,7 @@ BARE = "systemd RestartSec=0"
 HEALER = "healer"
 PEERS = ("supervisord", "runit", "s6", "monit")
 _START = "+/bin/sh /srv/stamps/stamp-start.sh %n"
-_STOP = "+/bin/sh /srv/stamps/stamp-stop.sh %n 60000"
+_STOP = "+/bin/sh /srv/stamps/stamp-stop.sh %n 60000 /usr/bin"
 _PROGRAM = announcer("")[:-1]
 
 

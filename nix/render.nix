@@ -75,12 +75,12 @@ let
       rules = rulesOf agent.restart;
       carryOut = [
         stampRules
-        systemd
         "${shell} ${restartLater}"
       ]
       ++ rules;
       stop = [
         "+${shell} ${stopStamp} %n ${milliseconds agent.stableSec}"
+        (quote systemd)
       ]
       ++ (if rules == [ ] then [ ] else map quote carryOut);
     in

@@ -1,15 +1,15 @@
 # Read by stamp-stop.sh for an agent with rules that systemd cannot carry out by its own settings: a
 # delay for one exit code, a backoff for one signal, and whatever asks for the class of an end.
-# $1 is the directory of systemctl and systemd-run, $2 the shell and restart-later.sh, $3 the
-# policy's own delay in milliseconds, $4 what systemd does where no rule says anything (restart or
-# stop); the rest are the rules in their order, each WHAT=ANSWER or WHAT=ANSWER:MS,MS,…, where WHAT
-# is an exit code, a signal or a class. healer/watchdog/policy.py says the same in Python.
-systemd=$1 later=$2 policy_ms=$3 otherwise=$4
-shift 4
+# $1 is the shell and restart-later.sh, $2 the policy's own delay in milliseconds, $3 what systemd
+# does where no rule says anything (restart or stop); the rest are the rules in their order, each
+# WHAT=ANSWER or WHAT=ANSWER:MS,MS,…, where WHAT is an exit code, a signal or a class.
+# healer/watchdog/policy.py says the same in Python.
+later=$1 policy_ms=$2 otherwise=$3
+shift 3
 
 # The first rule about this end, and the first about its exit code or signal: that one systemd obeys
 # by itself (RestartPreventExitStatus=, RestartForceExitStatus=).
-native= forbid=
+native=
 for rule; do
   what=${rule%%=*} says=${rule#*=}
   case $what in
@@ -37,35 +37,10 @@ case $follow in
 esac
 if [ "$follow" != restart ] && [ "$native" = restart ]; then forbid=1; fi
 
-# Run a program without the unit's environment: the agent may have written it, and the program is
-# root's. The list may hold lines that only look like a variable's: unsetting those does no harm.
-cleanly() (
-  set -f
-  IFS='
-'
-  for line in $(export -p); do
-    name=${line#export }
-    name=${name%%=*}
-    case $name in
-      '' | [0-9]* | *[!A-Za-z0-9_]*) ;;
-      *) unset "$name" ;;
-    esac
-  done
-  unset IFS
-  exec "$@"
-)
-
-# In patterns and lists of units a backslash, which a unit's name may have, is an escape.
-escaped=$unit
-case $unit in *\\*) escaped=${unit//\\/\\\\} ;; esac
-
 # A stop or restart that somebody asked for goes before all rules.
 if [ -n "$forbid$delay_ms" ]; then
-  asked=0
-  set -- $(cleanly "$systemd/systemctl" list-jobs --no-legend "$escaped")
-  case ${3-} in
-    stop | restart | try-restart) asked=1 answer= delay_ms= in_a_row=0 ;;
-  esac
+  ask
+  if [ "$asked" = 1 ]; then answer= delay_ms= forbid=; fi
 fi
 
 carry_out() {

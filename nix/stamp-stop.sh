@@ -1,8 +1,9 @@
-# ExecStopPost=+sh THIS UNIT STABLE_MS [RULES SYSTEMD LATER DELAY_MS RULE…]: how this invocation
-# ended, while its cgroup can still be read, and what its restart rules say about that.
-# PID 1 runs it even when healer is dead. Shell builtins only: it is on the restart path.
-unit=$1 stable_ms=$2
-shift 2
+# ExecStopPost=+sh THIS UNIT STABLE_MS SYSTEMD [RULES LATER DELAY_MS OTHERWISE RULE…]: how this
+# invocation ended, while its cgroup can still be read, and what its restart rules say about that.
+# PID 1 runs it even when healer is dead. Shell builtins only, but for what is rare: it is on the
+# restart path. SYSTEMD is the directory of systemctl and systemd-run.
+unit=$1 stable_ms=$2 systemd=$3
+shift 3
 # healer reads this as a user of its own, and the agent as its: the unit's UMask= is not for it.
 umask 022
 case $INVOCATION_ID in '' | *[!0-9a-f]*) exit 0 ;; esac
@@ -69,8 +70,42 @@ if [ -n "$class" ]; then
   in_a_row=$((${in_a_row:-0} + 1))
 fi
 
-answer= delay_ms= asked=
-if [ $# -gt 0 ]; then
+# In patterns and lists of units a backslash, which a unit's name may have, is an escape.
+escaped=$unit
+case $unit in *\\*) escaped=${unit//\\/\\\\} ;; esac
+
+# Run a program without the unit's environment: the agent may have written it, and the program is
+# root's. The list may hold lines that only look like a variable's: unsetting those does no harm.
+cleanly() (
+  set -f
+  IFS='
+'
+  for line in $(export -p); do
+    name=${line#export }
+    name=${name%%=*}
+    case $name in
+      '' | [0-9]* | *[!A-Za-z0-9_]*) ;;
+      *) unset "$name" ;;
+    esac
+  done
+  unset IFS
+  exec "$@"
+)
+
+# See whether somebody asked for this end: PID 1 has a job for that until all ExecStopPost= is over.
+ask() {
+  [ -z "$asked" ] || return 0
+  jobs=$(cleanly "$systemd/systemctl" list-jobs --no-legend "$escaped") || return 0
+  case $jobs in
+    *' stop '* | *' restart '* | *' try-restart '*) asked=1 in_a_row=0 ;;
+    *) asked=0 ;;
+  esac
+}
+
+answer= delay_ms= forbid= asked=
+# In the middle of a start nobody else says so in time: PID 1 itself does when all this is over.
+if [ -n "$class" ] && [ -z "$start_uptime" ]; then ask; fi
+if [ $# -gt 0 ] && [ "$asked" != 1 ]; then
   rules=$1
   shift
   . "$rules"
@@ -101,5 +136,5 @@ if [ $in_a_row -gt 0 ]; then
 elif [ -s "$last" ]; then
   : >"$last"
 fi
-[ -z "$answer" ] || carry_out
+[ -z "$forbid$delay_ms" ] || carry_out
 exit 0

@@ -161,11 +161,15 @@ class Ends:
         invocation, asked = self._asked.pop(ended.unit, ("", None))
         # PID 1 does not log a clean exit, and where there was no process, there was none.
         exits = ended.result != "success" and bool(ended.code)
+        # The stamp has asked PID 1 already where the journal may not know yet.
+        knows = ended.asked is not None
         words = None
         if exits and asked is not None and invocation == ended.invocation:
             words = await asked
-        if words is None or words.stop_requested is None:
-            words = await self._last_words(ended.unit, ended.invocation, lines, exits=exits)
+        if words is None or (words.stop_requested is None and not knows):
+            words = await self._last_words(
+                ended.unit, ended.invocation, lines, exits=exits, knows=knows
+            )
         requested = bool(words.stop_requested)
         if agent.breadcrumb is None or ended.result == "success" or ended.source != "stamp":
             return Context(stop_requested=requested, journal=words.lines)
@@ -191,12 +195,13 @@ class Ends:
         return None
 
     async def _last_words(
-        self, unit: str, invocation: str, lines: int, *, exits: bool = True
+        self, unit: str, invocation: str, lines: int, *, exits: bool = True, knows: bool = False
     ) -> LastWords:
         """Ask the journal, again until it has all that PID 1 records of the end, for a short while.
 
-        Its record of the exit is among that where ``exits``. journald can be busy; the crash itself
-        waits no longer than this.
+        Its record of the exit is among that where ``exits``, and whether somebody asked for the end
+        unless that is known (``knows``). journald can be busy; the crash itself waits no longer
+        than this.
         """
         words = LastWords(exited=False, stop_requested=None, lines=())
         for pause in _JOURNAL_LAG_SEC:
@@ -205,7 +210,7 @@ class Ends:
             except HostUnavailableError as error:
                 log.warning("%s; the end of %s is recorded without its last lines", error, unit)
                 break
-            if words.stop_requested is not None and (words.exited or not exits):
+            if (knows or words.stop_requested is not None) and (words.exited or not exits):
                 break
             await asyncio.sleep(pause)
         return words

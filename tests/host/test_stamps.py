@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -80,11 +81,19 @@ def test_each_change_of_a_quiet_directory_is_seen(tmp_path: Path) -> None:
 
 
 class Pid1:
-    """What PID 1 runs around each invocation: the stamps, with nothing on their PATH."""
+    """What PID 1 runs around each invocation: the stamps, with nothing on their PATH.
+
+    ``job`` is what it has to do with the unit.
+    """
 
     def __init__(self, runtime_dir: Path) -> None:
         self.directory = runtime_dir
         self.invocations = 0
+        systemctl = runtime_dir / "systemctl"
+        systemctl.write_text(
+            f'#!/bin/sh\nwhile read -r job; do echo "$job"; done <{runtime_dir}/job'
+        )
+        systemctl.chmod(0o755)
         for name in ("stamps", "last"):
             (runtime_dir / name).mkdir()
         for name in ("stamp-start.sh", "stamp-stop.sh"):
@@ -99,16 +108,29 @@ class Pid1:
         )  # fmt: skip
         assert done.stdout == done.stderr == ""
 
-    def run(self, runtime_ms: int, result: str, code: str, status: str) -> Ended:
-        """Have an invocation last so long and end so; return what is stamped."""
+    def run(
+        self,
+        runtime_ms: int | None,
+        result: str,
+        code: str,
+        status: str,
+        *,
+        job: str = "",
+    ) -> Ended:
+        """Have an invocation last so long and end so; return what is stamped.
+
+        It ends before it was up where ``runtime_ms`` is None.
+        """
         self.invocations += 1
-        self.stamp("stamp-start.sh")
         name = f"web.service.{self.invocations:032x}"
-        start = self.directory / "stamps" / f"{name}.start"
-        began = float(Path("/proc/uptime").read_text().split()[0]) - runtime_ms / 1000
-        start.write_text(re.sub(r"uptime=\S+", f"uptime={began:.2f}", start.read_text()))
+        if runtime_ms is not None:
+            self.stamp("stamp-start.sh")
+            start = self.directory / "stamps" / f"{name}.start"
+            began = float(Path("/proc/uptime").read_text().split()[0]) - runtime_ms / 1000
+            start.write_text(re.sub(r"uptime=\S+", f"uptime={began:.2f}", start.read_text()))
+        (self.directory / "job").write_text(job)
         self.stamp(
-            "stamp-stop.sh", str(STABLE_MS),
+            "stamp-stop.sh", str(STABLE_MS), str(self.directory),
             SERVICE_RESULT=result, EXIT_CODE=code, EXIT_STATUS=status,
         )  # fmt: skip
         ended = stamps.parse((self.directory / "stamps" / f"{name}.stop").read_text())
@@ -147,3 +169,27 @@ def test_crashes_in_a_row_are_counted_until_a_stable_run(
         for (result, code, status), runtime_ms in history:
             row = (row if runtime_ms < STABLE_MS else 0) + 1 if result != "success" else 0
             assert pid_1.run(runtime_ms, result, code, status).in_a_row == row
+
+
+CLEAN, FAILED = ("success", "exited", "0"), ("exit-code", "exited", "1")
+STARTS, STOPS = "12 web.service start running\n", "12 web.service stop  running\n"
+
+
+@pytest.mark.parametrize(
+    ("runtime_ms", "end", "job", "asked"),
+    [
+        (None, FAILED, STOPS, True),
+        (None, FAILED, STOPS.replace("stop ", "restart"), True),
+        (None, FAILED, STARTS, False),
+        (None, FAILED, "", False),
+        # It matters to no crash, or the journal tells.
+        (None, CLEAN, STOPS, None),
+        (1000, FAILED, STOPS, None),
+    ],
+)
+def test_pid_1_is_asked_who_ended_a_start(
+    tmp_path: Path, runtime_ms: int | None, end: tuple[str, str, str], job: str, asked: bool | None
+) -> None:
+    ended = Pid1(tmp_path).run(runtime_ms, *end, job=job)
+    assert ended.asked is asked
+    assert ended.in_a_row == (0 if asked or end == CLEAN else 1)

@@ -53,7 +53,7 @@ def test_every_agent_is_stamped_by_pid_1(everything: Any) -> None:
         (start,) = service["serviceConfig"]["ExecStartPost"]
         (stop,) = service["serviceConfig"]["ExecStopPost"]
         assert re.fullmatch(r"-\+/bin/sh /nix/store/\S+-stamp-start\.sh %n", start)
-        stop, _, rules = stop.partition(' "')
+        stop, _, rules = stop.partition(' "/usr/bin"')
         assert re.fullmatch(r"\+/bin/sh /nix/store/\S+-stamp-stop\.sh %n \d+", stop)
         assert (rules != "") == (name == "ruled")
 
@@ -136,7 +136,7 @@ def test_stamps_come_before_the_agents_own_commands() -> None:
     )
     config = rendered["services"]["a"]["serviceConfig"]
     assert config["ExecStartPost"] == ["-+/dash /start %n", "/bin/own"]
-    assert config["ExecStopPost"] == ["+/dash /stop %n 60000", "/bin/x", "/bin/y"]
+    assert config["ExecStopPost"] == ['+/dash /stop %n 60000 "/usr/bin"', "/bin/x", "/bin/y"]
 
 
 def test_an_agent_without_a_user_gets_one_of_its_own(everything: Any) -> None:

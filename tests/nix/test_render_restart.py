@@ -94,8 +94,8 @@ def test_the_stamp_is_told_the_rules_that_systemd_has_no_setting_for() -> None:
     program, *rules = stop.split(' "')
     assert program == "+/dash /stop %n 30000"
     assert [rule.removesuffix('"') for rule in rules] == [
-        "/rules",
         "/usr/bin",
+        "/rules",
         "/dash /later",
         "200",
         "restart",

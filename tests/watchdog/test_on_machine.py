@@ -191,12 +191,17 @@ def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
 
 
 def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
-    """The stop also ends the start stamp, which is a control process of the unit's."""
+    """The stop also ends the start stamp, which is a control process of the unit's.
+
+    Who asked PID 1 says in the journal when all ExecStopPost= is over, and that takes a while.
+    """
     # Is never up, and takes a stop ill.
     rude = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
     rude += "print('waiting', flush=True)\nwhile True: signal.pause()\n"
     service = {"Type": "notify", "ExecStart": "/usr/bin/python3 /etc/agents/rude.py"}
-    agents = {"worker": agent(), "rude": {"adopt": True, "unit": "rude.service"}}
+    slow = {"ExecStopPost": "/bin/sleep 1"}
+    adopted = {"adopt": True, "unit": "rude.service", "serviceConfig": slow}
+    agents = {"worker": agent(), "rude": adopted}
     services = {"rude": {"description": "rude", "serviceConfig": service}}
     machine = container(
         system=system(agents, etc={"agents/rude.py": rude}, services=services),

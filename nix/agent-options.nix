@@ -37,7 +37,7 @@ let
       default = defaults.restart.on;
       description = ''
         Whether a clean exit is followed by a restart as well (`always`), or only a failure
-        (`failure`).
+        (`failure`). A failed health check is one, however cleanly the agent then leaves.
       '';
     };
     delaySec = mkOption {

@@ -229,14 +229,23 @@ in
         each:
         each.classes == [ ] && !any (action: each.action == action) [ "backoff" ]
         && (each.action != "restart" || isNative restart each);
-      rest = if restart.otherwise == "stop" then "stop" else "restart";
+      conditional = restart.policy == "conditional";
+      rest =
+        if restart.policy == "never" || (conditional && restart.otherwise == "stop") then
+          "stop"
+        else if restart.on == "failure" then
+          "failures"
+        else
+          "restart";
+      growsNatively = restart.policy == "exponential" || (conditional && restart.otherwise == "backoff");
+      rules = if conditional then restart.rules else [ ];
     in
-    if restart.policy != "conditional" || builtins.all native restart.rules then
+    if rest != "failures" && builtins.all native rules then
       [ ]
     else
       [
-        (milliseconds (delayOf restart))
+        (if growsNatively then backoff restart else milliseconds (delayOf restart))
         rest
       ]
-      ++ concatMap rule restart.rules;
+      ++ concatMap rule rules;
 }

@@ -1,11 +1,19 @@
 # Read by stamp-stop.sh for an agent with rules that systemd cannot carry out by its own settings: a
-# delay for one exit code, a backoff for one signal, and whatever asks for the class of an end.
-# $1 is the shell and restart-later.sh, $2 the policy's own delay in milliseconds, $3 what systemd
-# does where no rule says anything (restart or stop); the rest are the rules in their order, each
-# WHAT=ANSWER or WHAT=ANSWER:MS,MS,…, where WHAT is an exit code, a signal or a class.
+# delay for one exit code, a backoff for one signal, and whatever asks for the class of an end; and
+# for one that systemd restarts after failures only: a failed check is one, however cleanly the agent
+# left when healer's helper ended it.
+# $1 is the shell and restart-later.sh, $2 the policy's own delays in milliseconds, $3 what systemd
+# does where no rule says anything (restart, stop, or failures); the rest are the rules in their
+# order, each WHAT=ANSWER or WHAT=ANSWER:MS,MS,…, where WHAT is an exit code, a signal or a class.
 # healer/watchdog/policy.py says the same in Python.
-later=$1 policy_ms=$2 otherwise=$3
+later=$1 delays=$2 otherwise=$3
 shift 3
+by_itself=$otherwise
+if [ "$otherwise" = failures ]; then
+  otherwise=restart by_itself=restart
+  if [ "$SERVICE_RESULT" = success ]; then by_itself=stop; fi
+  if [ -z "$class" ]; then otherwise=stop; fi
+fi
 
 # The first rule about this end, and the first about its exit code or signal: that one systemd obeys
 # by itself (RestartPreventExitStatus=, RestartForceExitStatus=).
@@ -17,24 +25,21 @@ for rule; do
     "$class") answer=${answer:-$says} ;;
   esac
 done
-delays=${answer#*:}
+case $answer in *:*) delays=${answer#*:} ;; esac
 answer=${answer%%:*}
 native=${native%%:*}
 follow=${answer:-$otherwise}
 # Above these it is healer that acts, if it is alive; the agent itself goes on as otherwise.
 case $follow in escalate | rollback) follow=$otherwise ;; esac
-case ${native:-escalate} in escalate | rollback) native=$otherwise ;; esac
-case $follow in
-  restart) [ "$native" = restart ] || delay_ms=$policy_ms ;;
-  delay | backoff)
-    IFS=,
-    set -- $delays
-    unset IFS
-    nth=$((in_a_row > 0 ? in_a_row : 1))
-    shift $((nth < $# ? nth - 1 : $# - 1))
-    delay_ms=$1
-    ;;
-esac
+case ${native:-escalate} in escalate | rollback) native=$by_itself ;; esac
+if [ "$follow" != stop ] && [ "$follow $native" != "restart restart" ]; then
+  IFS=,
+  set -- $delays
+  unset IFS
+  nth=$((in_a_row > 0 ? in_a_row : 1))
+  shift $((nth < $# ? nth - 1 : $# - 1))
+  delay_ms=$1
+fi
 if [ "$follow" != restart ] && [ "$native" = restart ]; then forbid=1; fi
 
 # A stop or restart that somebody asked for goes before all rules.

@@ -1,4 +1,4 @@
-# ExecStopPost=+sh THIS UNIT STABLE_MS SYSTEMD [RULES LATER DELAY_MS OTHERWISE RULE…]: how this
+# ExecStopPost=+sh THIS UNIT STABLE_MS SYSTEMD [RULES LATER DELAYS_MS OTHERWISE RULE…]: how this
 # invocation ended, while its cgroup can still be read, and what its restart rules say about that.
 # PID 1 runs it even when healer is dead. Shell builtins only, but for what is rare: it is on the
 # restart path. SYSTEMD is the directory of systemctl and systemd-run.

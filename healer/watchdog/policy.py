@@ -39,13 +39,12 @@ def answer(restart: Restart, ended: Ended, crash_class: str) -> Answer:
     elif rule is not None:
         kind = _kind(restart, rule)
     else:
-        return _otherwise(restart, ended)
+        return _otherwise(restart, ended, crash_class)
     if kind == "stop":
         return Answer(kind, restarts=False, delay_ms=None)
     if kind in {"escalate", "rollback"}:
-        rest = _otherwise(restart, ended)
-        delay_ms = rest.delay_ms if ended.delay_ms is None else ended.delay_ms
-        return Answer(kind, rest.restarts, delay_ms)
+        rest = _otherwise(restart, ended, crash_class)
+        return Answer(kind, rest.restarts, rest.delay_ms)
     if ended.delay_ms is not None or kind == "backoff":
         return Answer(kind, restarts=True, delay_ms=ended.delay_ms)
     own_sec = rule.delay_sec if rule is not None else None
@@ -59,18 +58,23 @@ def backs_off(restart: Restart) -> bool:
     return restart.policy == "exponential" or (conditional and restart.otherwise == "backoff")
 
 
-def _otherwise(restart: Restart, ended: Ended) -> Answer:
-    """Answer an end that no rule is about."""
+def _otherwise(restart: Restart, ended: Ended, crash_class: str) -> Answer:
+    """Answer an end that no rule is about.
+
+    What healer's helper ended for a failed check has failed, however cleanly it left.
+    """
     conditional = restart.policy == "conditional"
+    clean = _clean(ended) and crash_class != "health"
     if (
         restart.policy == "never"
         or (conditional and restart.otherwise == "stop")
-        or (restart.on == "failure" and _clean(ended))
+        or (restart.on == "failure" and clean)
     ):
         return Answer("stop", restarts=False, delay_ms=None)
     if backs_off(restart):
-        return Answer("backoff", restarts=True, delay_ms=None)
-    return Answer("restart", restarts=True, delay_ms=_ms(restart.delay_sec))
+        return Answer("backoff", restarts=True, delay_ms=ended.delay_ms)
+    delay_ms = _ms(restart.delay_sec) if ended.delay_ms is None else ended.delay_ms
+    return Answer("restart", restarts=True, delay_ms=delay_ms)
 
 
 def _kind(restart: Restart, rule: Rule) -> AnswerKind:

@@ -112,6 +112,28 @@ def test_the_stamp_is_told_the_rules_that_systemd_has_no_setting_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("restart", "told"),
+    [
+        ("", None),
+        ('policy = "never"; on = "failure";', None),
+        ('on = "failure";', ["0", "failures"]),
+        (
+            'on = "failure"; policy = "exponential"; delaySec = 1; maxDelaySec = 4; steps = 2;',
+            ["1000,2000,4000", "failures"],
+        ),
+    ],
+)
+def test_the_stamp_is_told_that_systemd_restarts_failures_only(
+    restart: str, told: list[str] | None
+) -> None:
+    """A failed check is one, however cleanly the agent leaves for it."""
+    rendered = render(f'{{ agents.a = {{ command = "/a"; restart = {{ {restart} }}; }}; }}')
+    (stop,) = rendered["services"]["a"]["serviceConfig"]["ExecStopPost"]
+    rules = [argument.removesuffix('"') for argument in stop.split(' "')][2:]
+    assert rules[2:] == (told or [])
+
+
+@pytest.mark.parametrize(
     ("seconds", "rendered"),
     [
         ("0", "0"),

@@ -50,6 +50,8 @@ ENDS = [
     ("watchdog", "dumped", "ABRT"),
     ("exit-code", "", ""),
 ]
+# The same, where healer's helper ended it because a check failed.
+UNHEALTHY = [("success", "exited", "0"), ("core-dump", "dumped", "ABRT")]
 DRIVER = """
 while read -r SERVICE_RESULT EXIT_STATUS class in_a_row arguments; do
   [ "$EXIT_STATUS" != - ] || EXIT_STATUS=
@@ -113,11 +115,12 @@ def cases() -> Iterator[Case]:
     for number, each in enumerate(declared):
         made = rendered[f"a{number}"]
         restart = msgspec.convert(each, Restart)
-        for result, code, status in ENDS:
+        for nth, (result, code, status) in enumerate([*ENDS, *UNHEALTHY]):
             ended = Ended(
                 "a.service", "0" * 32, "b" * 32, result, code, status, 0, 1000, None, None, "stamp"
             )
-            how = "" if result == "success" else crash_class(ended, None)
+            check = None if nth < len(ENDS) else "web"
+            how = "" if result == "success" and check is None else crash_class(ended, check)
             yield Case(restart, made["settings"], made["told"], ended, how)
 
 

@@ -25,6 +25,8 @@ def break_down(*_):
     broken = True
 
 signal.signal(signal.SIGUSR1, break_down)
+if name == "stale":
+    signal.signal(signal.SIGABRT, lambda *_: sys.exit(0))
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 server = socket.create_server(("127.0.0.1", 8080)) if name == "deaf" else None
 beat, ballast = pathlib.Path("/run/beat"), b""
@@ -100,6 +102,32 @@ def test_each_kind_of_check_heals(container: Boot) -> None:
     break_and_see_it_healed(machine, "hung", "watchdog")
     assert len(entries(machine, "agent.crash")) == 4
     assert machine.succeed("systemctl show -P Type hung").strip() == "simple"
+    assert_intact(machine)
+
+
+def test_who_leaves_cleanly_for_a_failed_check_runs_again(container: Boot) -> None:
+    """systemd restarts after failures only, and knows of none; also while healer is dead."""
+    check = {"type": "file", "path": "/run/beat", "maxAgeSec": 1, "failureThreshold": 2}
+    restart = {"policy": "exponential", "on": "failure", "delaySec": 0.5}
+    polite = agent("stale", check, user="root", restart=restart)
+    machine = machine_with(container, polite=polite)
+    assert "/run/beat" in break_and_see_it_healed(machine, "polite")
+    (crash,) = entries(machine, "agent.crash")
+    data = crash["data"]
+    assert (data["result"], data["code"], data["status"]) == ("success", "exited", "0")
+    assert (data["restart"], data["restart_delay_ms"]) == ("will-restart", 500)
+
+    machine.succeed("systemctl stop healer")
+    pid = main_pid(machine, "polite.service")
+    name = "polite.service.$(systemctl show -P InvocationID polite)"
+    machine.succeed(f"touch /run/healer/stamps/{name}.health", f"kill -ABRT {pid}")
+    wait_for_new_pid(machine, "polite.service", pid)
+    # Who leaves by itself is done.
+    machine.succeed("systemctl start healer", "systemctl kill --kill-whom=main -s ABRT polite")
+    wait_for_entry(machine, "agent.exit", agent="polite")
+    machine.sleep(2)
+    assert machine.get_unit_property("polite.service", "ActiveState") == "inactive"
+    assert entries(machine, "agent.crash") == [crash]
     assert_intact(machine)
 
 

@@ -225,7 +225,7 @@ def _about_agent(config: Config, intent: Entry) -> Reply:
         case "reset":
             came = keeping.reset(unit)
         case "restart":
-            came = keeping.restart(config, unit)
+            came = keeping.restart(config, unit, intent)
         case "hold" | "quarantine":
             came = keeping.hold(config, unit, intent, still_due)
         case "give-up":

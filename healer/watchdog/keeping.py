@@ -20,6 +20,7 @@ _KILL_GRACE_SEC = 10.0
 # Less than the daemon waits for an answer.
 _STOP_SEC = 50.0
 _RELEASE_AGAIN_SEC = 10
+_BEGAN = "ExecMainStartTimestampMonotonic"
 
 Came = tuple[bool, str]
 
@@ -53,12 +54,21 @@ def reset(unit: str) -> Came:
     return True, f"the restart counter of {unit} is 0"
 
 
-def restart(config: Config, unit: str) -> Came:
-    """Restart an agent, once, because somebody asked."""
+def restart(config: Config, unit: str, intent: Entry) -> Came:
+    """Restart an agent, once, because somebody asked; wait for its start, unless that takes long.
+
+    What has been started since it was asked for is not restarted again.
+    """
     hold = holds.read(Path(config.runtime_dir), unit)
     if hold is not None:
         return False, f"{unit} is held back: {hold.reason}; release it instead"
-    systemctl("restart", unit)
+    began_us = show(unit, _BEGAN).get(_BEGAN) or "0"
+    if clock.from_monotonic_us(int(began_us)) <= intent.boottime_us // 1000:
+        systemctl("restart", "--no-block", unit)
+    if not _wait(lambda: show(unit, "Job").get("Job", "0") in {"", "0"}, _STOP_SEC):
+        return True, f"{unit} is being restarted, which takes longer than {_STOP_SEC:g} s"
+    if show(unit, "ActiveState")["ActiveState"] == "failed":
+        return False, f"{unit} was restarted, and failed; look at: systemctl status {unit}"
     return True, f"{unit} was restarted"
 
 
@@ -76,7 +86,8 @@ def hold(config: Config, unit: str, intent: Entry, still_due: Callable[[], objec
         still_due()
         before = holds.read(Path(config.runtime_dir), unit)
         if before is not None and _outlasts(before, intent, until_ms):
-            return False, f"{unit} is held back already: {before.reason}"
+            until = " until somebody releases it" if before.until_ms is None else ""
+            return False, f"{unit} is held back already{until}: {before.reason}"
         # The timer comes first: nothing is ever held that nothing will release.
         _arm_release(config, unit, intent.seq, left_ms)
         placed = Hold(str(intent.data["reason"]), until_ms, intent.seq)
@@ -84,7 +95,8 @@ def hold(config: Config, unit: str, intent: Entry, still_due: Callable[[], objec
         systemctl("stop", "--no-block", unit)
         if before is not None and before.intent != intent.seq:
             _disarm_release(unit, before)
-    return _down(config, unit, intent.seq, f"is held back for at most {left_ms // 1000} s")
+    words = f"is held back for {left_ms / 1000:.0f} s, or until a reboot"
+    return _down(config, unit, intent.seq, words)
 
 
 def give_up(config: Config, unit: str, intent: Entry, still_due: Callable[[], object]) -> Came:
@@ -107,6 +119,8 @@ def release(config: Config, unit: str, intent: Entry, still_due: Callable[[], ob
         if there is not None and "asked_by" not in intent.data and there.intent != own:
             return True, f"{unit} stays held back: {there.reason}"
         _let_go(Path(config.runtime_dir), unit, there)
+    if there is None:
+        return True, f"{unit} was not held back; it is started if it was down"
     return True, f"{unit} is let go and started"
 
 

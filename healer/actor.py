@@ -159,7 +159,8 @@ class Actor:
         agent = self._decisions.config.agents.get(request.agent)
         if agent is None:
             names = ", ".join(sorted(self._decisions.config.agents))
-            return Answer(False, f"there is no agent {request.agent}; there are: {names}")
+            there = f"there are: {names}" if names else "none is declared"
+            return Answer(False, f"there is no agent {request.agent}; {there}")
         data: dict[str, object] = {
             "action": request.verb,
             "target": agent.unit,
@@ -172,7 +173,11 @@ class Actor:
         incident = self._decisions.agent(request.agent).incident
         intent = Record(clock.now(), "action.intent", data, incident)
         self._decisions.replay(intent)
-        return await self._carry_out_durable(intent, self._append(intent))
+        task = self._spawn(self._carry_out_durable(intent, self._append(intent)))
+        await asyncio.wait([task], timeout=_ANSWER_SEC)
+        if task.done():
+            return task.result()
+        return Answer(True, "it is recorded and under way; the ledger will have its outcome")
 
     def remove_stamps(self, names: list[str], done: Callable[[], None]) -> None:
         """Have recorded stamps removed; ``done`` is called when that may be tried again."""

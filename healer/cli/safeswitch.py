@@ -3,12 +3,11 @@
 import argparse
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from healer.cli.agent import RUNTIME_DIR, duration
+from healer.cli.agent import RUNTIME_DIR, duration, tell
 from healer.errors import HealerError, HostUnavailableError, RefusedError
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     if answer.ok and args.verb == "run":
         return _follow(args)
-    return _answer(args, ok=answer.ok, detail=answer.detail)
+    return tell(args, ok=answer.ok, detail=answer.detail)
 
 
 def resolve(path: str) -> str:
@@ -108,16 +107,6 @@ def resolve(path: str) -> str:
     raise RefusedError(f"{path} is not a system in /nix/store")
 
 
-def _answer(args: argparse.Namespace, *, ok: bool, detail: str) -> int:
-    if args.json:
-        print(json.dumps({"ok": ok, "detail": detail}))
-    elif ok:
-        print(detail)
-    else:
-        print(f"healer: {detail}", file=sys.stderr)
-    return 0 if ok else 1
-
-
 def _follow(args: argparse.Namespace) -> int:
     """Wait until the trial waits for a word, or is over. It does not need this command."""
     from healer.safeswitch import trial
@@ -128,10 +117,10 @@ def _follow(args: argparse.Namespace) -> int:
         if going is None:
             raise HealerError(f"the trial's file is gone: {trial.PATH}")
         if going.phase == "done":
-            return _answer(args, ok=going.ok, detail=going.detail)
+            return tell(args, ok=going.ok, detail=going.detail)
         if going.phase == "waiting":
             left = max(0, (going.until_ms or 0) - _boottime_ms()) // 1000
-            return _answer(
+            return tell(
                 args,
                 ok=True,
                 detail=f"{going.target} runs on trial; confirm it within {left} s by `healer "

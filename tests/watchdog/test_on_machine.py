@@ -153,7 +153,7 @@ def test_a_person_holds_releases_restarts_and_resets(container: Boot) -> None:
         ("reset", "root"),
     ]
     assert entries(machine, "agent.crash") == []
-    code, out = machine.execute("healer agent nobody hold")
+    code, out = machine.execute("healer agent nobody hold 2>&1")
     assert (code, "other, worker" in out) == (1, True)
     code, out = machine.execute(
         "setpriv --reuid 65534 --clear-groups healer agent worker hold 2>&1"

@@ -2,8 +2,9 @@
 
 from tests.conftest import Boot
 from tests.machine.agents import agent, assert_intact, entries, system, wait_for_entry
-from tests.machine.local import PROFILE
+from tests.machine.local import PROFILE, LocalMachine
 
+NOBODY = "setpriv --reuid 65534 --clear-groups"
 KNOWN_GOOD = "/nix/var/nix/profiles/system-profiles/healer-known-good"
 
 
@@ -51,3 +52,56 @@ def test_a_hold_outlives_the_healer_that_placed_it(container: Boot) -> None:
     machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
     machine.wait_until_succeeds("! ls /run/healer/holds | grep .", timeout=10)
     machine.wait_until_fails("systemctl list-units --all | grep healer-release", timeout=10)
+
+
+def refused(machine: LocalMachine, command: str) -> tuple[int, str]:
+    """Run a command that prints nothing but an error; return its exit code, and that."""
+    code, out = machine.execute(f"{command} 2>/tmp/stderr")
+    assert out == "", command
+    return code, machine.succeed("cat /tmp/stderr")
+
+
+def test_what_a_person_gets_wrong_is_one_clear_error(container: Boot) -> None:
+    machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.succeed("healer agent other hold")
+    for command, code, error in (
+        ("healer agent nobody hold", 1, "there is no agent nobody; there are: other, worker"),
+        ("healer agent worker.service reset", 1, "there is no agent worker.service"),
+        ("healer agent other restart", 1, "root asked for it; release it instead"),
+        (f"{NOBODY} healer agent worker hold", 77, "only root and the group healer may ask this"),
+        ("healer agent worker hold --for 0s", 2, "write 90s, 30m, 12h or 7d"),
+        ("healer agent worker hold --for 31d", 2, "30d at the most"),
+        ("healer agent worker restart --for 5m", 2, "--for says how long a hold lasts"),
+        ("healer agent worker fly", 2, "choose from hold, release, restart, reset"),
+    ):
+        said = refused(machine, command)
+        assert said[0] == code, (command, said)
+        *usage, line = said[1].splitlines()
+        assert error in line.replace("'", ""), command
+        assert usage == [] or code == 2, command
+    machine.succeed("systemctl stop healer")
+    code, error = refused(machine, "healer agent worker reset")
+    assert code == 69
+    assert "look at: systemctl status healer" in error
+    assert len(entries(machine, "action.intent")) == 2
+
+
+def test_a_hold_is_replaced_and_ends_with_its_boot(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    assert "was not held back" in machine.succeed("healer agent worker release")
+    assert "7200 s, or until a reboot" in machine.succeed("healer agent worker hold --for 2h")
+    machine.succeed("healer agent worker hold --for 5s")
+    machine.wait_until_succeeds("systemctl is-active worker", timeout=30)
+    machine.succeed("healer agent worker hold --for 7d")
+    assert "held back" in machine.execute("healer status")[1]
+    machine.reboot()
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("healer agent worker release | grep 'not held back'", timeout=60)
+    assert "held back" not in machine.execute("healer status")[1]
+    # Neither does a timer of the boot before end anything in this one.
+    assert machine.succeed("systemctl list-timers --all --no-legend 'healer-release-*'") == ""
+    assert_intact(machine)

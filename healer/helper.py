@@ -157,7 +157,11 @@ def _answer(config: Config, line: bytes) -> Reply:
         nix.check_toplevel(request.after)
         figures = asdict(closure.between(request.before, request.after))
         return Reply(True, f"measured {request.after}", figures=figures)
-    intent = signed_intent(config, request.intent)
+    return carry_out(config, signed_intent(config, request.intent))
+
+
+def carry_out(config: Config, intent: Entry) -> Reply:
+    """Do what a checked intent says; RefusedError where that is not possible."""
     return _VERBS[str(intent.data["action"])](config, intent)
 
 
@@ -238,6 +242,7 @@ def _about_agent(config: Config, intent: Entry) -> Reply:
 def _reboot(config: Config, intent: Entry) -> Reply:
     """Make the known-good system the one that boots, and ask for a reboot.
 
+    What somebody has staged for the next boot is left, as by a rollback, and nobody reboots then.
     In any boot after that of the intent it tells what came of it, and does nothing.
     """
     target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
@@ -249,7 +254,10 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     goal = known_good.find(target, profile)
     if nix.is_locked(nix.SWITCH_LOCK):
         raise RefusedError("a switch-to-configuration is under way")
-    if systems.profile != goal.base:
+    staged = rollback.is_staged(systems, systems.base, goal)
+    if staged and systems.boot_default != systems.base:
+        raise RefusedError(f"{systems.profile} is in the profile, and is left there for a boot")
+    if not staged and systems.profile != goal.base:
         nix.run_nix_env("--profile", str(profile), "--set", goal.base)
     systemctl.run(goal.switch, "boot")
     power.reboot(str(intent.data["reason"]))

@@ -163,8 +163,7 @@ class Rollback:
         return nix.base_of(self._from, self._profile, os.path.realpath(self._profile))[0]
 
     def _is_staged(self, systems: Systems, goal: Goal) -> bool:
-        """Whether somebody has put a third system into the profile, for a boot to come."""
-        return systems.profile not in {None, self._source_base(), goal.base}
+        return is_staged(systems, self._source_base(), goal)
 
     def _prepare(self) -> None:
         """Run the hooks of the agents that the rollback changes, once."""
@@ -284,6 +283,14 @@ def roll_back(config: Config, intent: Entry) -> Progress:
     """Carry out a rollback, one at a time: who comes second is told what became of the first."""
     with _exclusively():
         return Rollback(config, intent).run()
+
+
+def is_staged(systems: Systems, source: str | None, goal: Goal) -> bool:
+    """Whether somebody has put a third system into the profile, for a boot to come.
+
+    ``source`` is what the profile was for the system that is left.
+    """
+    return systems.profile not in {None, source, goal.base}
 
 
 def has_begun(intent: Entry) -> bool:

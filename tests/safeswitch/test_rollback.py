@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from healer.errors import RefusedError
 from healer.host import space
 from tests.safeswitch.tree import Tree, host
 
@@ -202,3 +203,28 @@ def test_a_unit_that_was_killed_each_time_is_judged_by_what_runs(tree: Tree) -> 
         good(tree),
         "switch-to-configuration was killed",
     )
+
+
+def test_the_ladders_reboot_makes_the_known_good_boot(tree: Tree) -> None:
+    assert tree.carry_out("reboot", bad(tree), good(tree)).ok
+    assert (tree.runs, tree.boots, tree.in_profile) == (bad(tree), good(tree), good(tree))
+    assert tree.reboots == 1
+    # Interrupted before the host went down, it is begun again.
+    assert tree.carry_out("reboot", bad(tree), good(tree)).ok
+    assert tree.reboots == 2
+
+
+def test_the_ladders_reboot_leaves_what_was_staged_for_the_next_boot(tree: Tree) -> None:
+    tree.deploy(fix(tree), "boot")
+    with pytest.raises(RefusedError, match=f"{fix(tree)} is in the profile, and is left there"):
+        tree.carry_out("reboot", bad(tree), good(tree))
+    assert (tree.runs, tree.boots, tree.in_profile) == (bad(tree), fix(tree), fix(tree))
+    assert tree.reboots == 0
+
+
+def test_the_ladders_reboot_is_no_boot_of_the_bad_system_for_what_is_in_the_profile_only(
+    tree: Tree,
+) -> None:
+    tree.set_profile(fix(tree))
+    assert tree.carry_out("reboot", bad(tree), good(tree)).ok
+    assert (tree.boots, tree.in_profile, tree.reboots) == (good(tree), fix(tree), 1)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from healer import helper
 from healer.config import Agent, Config, SafeSwitch
 from healer.errors import RefusedError
 from healer.host import (
@@ -223,6 +224,12 @@ class Tree:
         """Run root's helper once: begin, or go on where the last run of it came to."""
         config = Config(version=1, agents=self.agents, safe_switch=self.safe_switch)
         return rollback.roll_back(config, intent)
+
+    def carry_out(self, action: str, source: str, target: str, seq: int = 7) -> helper.Reply:
+        """Have root's helper carry out a signed intent of this kind."""
+        config = Config(version=1, agents=self.agents, safe_switch=self.safe_switch)
+        intent = self.intent(source, target, seq, action=action, reason="x")
+        return helper.carry_out(config, intent)
 
     def boot_id(self) -> str:
         return f"boot{self.boot}"

@@ -293,7 +293,18 @@ def _rollback(config: Config, intent: Entry) -> Reply:
     except RefusedError as error:
         return Reply(False, str(error), nix.systems(profile).current)
     came = rollback.roll_back(config, intent)
+    if came.done and came.ok and intent.data.get("asked_by") is None:
+        _drop(str(intent.data["from"]), target, profile)
     return Reply(came.ok, came.detail, came.running, came.steps, waiting=came.waiting)
+
+
+def _drop(condemned: str, target: str, profile: Path) -> None:
+    """Have what was gone back from be known-good no more, unless the target is rooted by it."""
+    try:
+        if known_good.find(target, profile).base != condemned:
+            known_good.drop(condemned)
+    except HealerError as error:  # it is gone back from all the same
+        print(f"healer helper: {condemned} stays known-good: {error}", file=sys.stderr)
 
 
 def _try(config: Config, intent: Entry) -> Reply:

@@ -23,7 +23,7 @@ came_up() {
 # been written down yet. From one that is known-good itself it goes to what has come up only, and
 # not where it has come up as well.
 newest=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
-known='' good='' generation=0
+known='' good='' generation=0 own=''
 for link in "$known_good"-*-link; do
   base=$(cd -P "$link" 2>/dev/null && pwd) || continue
   for system in "$base" "$base"/specialisation/*; do
@@ -31,6 +31,7 @@ for link in "$known_good"-*-link; do
   done
   number=${link#"$known_good"-}
   number=${number%-link}
+  if [ "$base" = "$booted" ]; then own="$own $number"; fi
   if [ "$number" -gt "$generation" ] && came_up "$base"; then
     good=$base generation=$number
   fi
@@ -86,5 +87,10 @@ if ! nix-env --profile "$profile" --set "$good" ||
   exit 1
 fi
 rm -f "$state/boots" "$state/excused"
+# It is condemned now, and known-good no more: neither for a later boot nor for a rollback.
+if [ -n "$own" ]; then
+  nix-env --profile "$known_good" --switch-generation "$generation" &&
+    nix-env --profile "$known_good" --delete-generations $own # one argument each
+fi
 sync
 systemctl reboot --no-block

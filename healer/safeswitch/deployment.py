@@ -109,9 +109,11 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     observation = state.observation
     if observation is not None and observation.target != toplevel:
         observation = None
+    known = {toplevel: record.data.get("base") or toplevel, **state.bases}
     return replace(
         state,
         current=toplevel,
+        bases={each: known[each] for each in (*state.known_goods, toplevel) if each in known},
         crashes={},
         carried={},
         suspect_ms=None,
@@ -176,13 +178,19 @@ def _known_good(state: DeploymentState, record: Record) -> DeploymentState:
 
 
 def _condemned(state: DeploymentState, record: Record) -> DeploymentState:
+    """Remember a system as bad, which is known-good no more.
+
+    Neither are its specialisations: it is what boots after any of these was gone back to. But one
+    that is condemned leaves its base as it was, which is another system.
+    """
     toplevel = record.data["toplevel"]
     if toplevel == state.current:
         state = replace(state, held_ms=0, redeployed=False)
+    goods = state.known_goods
     return replace(
         state,
         condemned=state.condemned | {toplevel},
-        known_goods=tuple(good for good in state.known_goods if good != toplevel),
+        known_goods=tuple(good for good in goods if toplevel not in {good, state.bases.get(good)}),
     )
 
 

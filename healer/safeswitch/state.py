@@ -79,12 +79,13 @@ class DeploymentState(msgspec.Struct, frozen=True):
     """What the records say.
 
     ``since`` is when ``current`` became active, or when the boot after that began. ``known_goods``
-    holds all known-good toplevels, the newest last. ``changes`` says of each agent whether its unit
-    is changed, same or added since the known-good, ``shared`` which inputs of all changed, and
-    ``unbooted`` which more will have once they are booted; ``changes_known`` is false where a
-    deployment's record did not say. ``crashes`` and ``looped``
-    are of runs that were started under the current deployment, ``carried`` is each agent's crash of
-    a run that was started before, but for those that the switch itself may have brought about.
+    holds all known-good toplevels, the newest last, and ``bases`` the base of each of these and of
+    ``current``: another one where that is a specialisation. ``changes`` says of each agent whether
+    its unit is changed, same or added since the known-good, ``shared`` which inputs of all changed,
+    and ``unbooted`` which more will have once they are booted; ``changes_known`` is false where a
+    deployment's record did not say. ``crashes`` and ``looped`` are of runs that were started under
+    the current deployment, ``carried`` is each agent's crash of a run that was started before, but
+    for those that the switch itself may have brought about.
     ``suspect_ms`` is when an agent last crashed that may be the deployment's doing (``served_ms``).
     ``unwell`` counts each agent's crashes since it last recovered, without those that an earlier
     deployment was convicted of.
@@ -111,6 +112,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     current: str | None = None
     since: Instant | None = None
     known_goods: tuple[str, ...] = ()
+    bases: Mapping[str, str] = {}
     condemned: frozenset[str] = frozenset()
     changes: Mapping[str, str] = {}
     shared: frozenset[str] = frozenset()

@@ -34,6 +34,7 @@ class Judged:
     current: str = GOOD
     booted: str = GOOD
     switching: bool = False
+    base: str | None = None  # of which what runs is a specialisation
     counted: bool = False  # whether its boots are, so that healer may excuse them
     trouble: list[str] = field(default_factory=list)
     ledger: list[Record] = field(default_factory=list)
@@ -86,7 +87,7 @@ class Judged:
         raise KilledError
 
     def systems(self) -> Systems:
-        return Systems(self.current, self.booted, self.current, 1, self.switching)
+        return Systems(self.current, self.booted, self.current, 1, self.switching, base=self.base)
 
     def start(self, name: str) -> None:
         self.runs += 1

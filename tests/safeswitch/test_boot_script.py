@@ -75,7 +75,8 @@ class Host:
     def promote(self, *names: str) -> None:
         """Make each the next generation of the known-good profile."""
         for name in names:
-            number = 1 + len([*self.path.glob("healer-known-good-*-link")])
+            links = self.path.glob("healer-known-good-*-link")
+            number = 1 + max((int(link.name.split("-")[3]) for link in links), default=0)
             link = self.path / f"healer-known-good-{number}-link"
             link.symlink_to(self.system(name))
             self.known_good.unlink(missing_ok=True)
@@ -258,7 +259,11 @@ def test_what_became_known_good_without_a_boot_has_to_come_up_in_one(host: Host)
     assert "did not come up in 2 boots; going back" in said
     source, target, *_ = (host.state / "boot-rollback").read_text().split()
     assert (source, target) == (str(host.system("newer")), str(host.system("good")))
-    # There it ends, although newer ones are in the profile.
+    # What is condemned now is known-good no more.
+    kept = [link.readlink().name for link in sorted(host.path.glob("healer-known-good-*-link"))]
+    assert kept == ["old", "good", "new"]
+    assert host.known_good.resolve() == host.system("good")
+    # There it ends, although a newer one is in the profile.
     assert host.boot("good", times=4) == ("", "")
     assert host.count() is None
     # Nor is that where another one goes back to.

@@ -228,3 +228,33 @@ def test_the_ladders_reboot_is_no_boot_of_the_bad_system_for_what_is_in_the_prof
     tree.set_profile(fix(tree))
     assert tree.carry_out("reboot", bad(tree), good(tree)).ok
     assert (tree.boots, tree.in_profile, tree.reboots) == (good(tree), fix(tree), 1)
+
+
+def test_what_healer_condemns_is_known_good_no_more(tree: Tree) -> None:
+    """An older known-good system was deployed again, and makes agents crash now."""
+    tree.root_known_good(bad(tree))
+    tree.root_known_good(good(tree))
+    assert tree.known_goods() == [good(tree), bad(tree), good(tree)]
+    assert tree.carry_out("rollback", bad(tree), good(tree)).ok
+    assert tree.known_goods() == [good(tree), good(tree)]
+
+
+def test_what_is_still_running_or_was_not_condemned_stays_known_good(tree: Tree) -> None:
+    tree.root_known_good(bad(tree))
+    tree.root_known_good(good(tree))
+    # The agent's unit could not be mended so: nobody is condemned.
+    tree.fail("loader", "check")
+    assert not tree.carry_out("rollback", bad(tree), good(tree)).ok
+    assert bad(tree) in tree.known_goods()
+    # A person who goes back condemns nothing by that.
+    tree.fail()
+    tree.deploy(bad(tree))
+    assert tree.roll_back(tree.intent(bad(tree), good(tree), 8, asked_by="alice")).ok
+    assert bad(tree) in tree.known_goods()
+
+
+def test_what_roots_the_target_stays_known_good(tree: Tree) -> None:
+    special = tree.specialise(bad(tree), "slow")
+    tree.root_known_good(bad(tree))
+    assert tree.carry_out("rollback", bad(tree), special).ok
+    assert (tree.runs, tree.known_goods()) == (special, [bad(tree), good(tree)])

@@ -343,3 +343,21 @@ def test_an_agent_that_is_declared_no_more_is_not_unwell() -> None:
     agents = {name: agent for name, agent in host.config.agents.items() if name != "db"}
     host.decisions.configure(msgspec.structs.replace(host.config, agents=agents))
     assert host.decisions.is_alone("web")
+
+
+@pytest.mark.parametrize(("condemned", "left"), [(GOOD, []), ("special", [GOOD])])
+def test_a_condemned_system_takes_its_specialisations_with_it_and_not_its_base(
+    condemned: str, left: list[str]
+) -> None:
+    """Whoever goes back to a specialisation has its base boot next."""
+    host = lived()
+    special = "/nix/store/s-nixos"
+    host.base = GOOD
+    host.deploy(special, "web")
+    host.promoted()
+    assert host.decisions.deployment.known_goods == (GOOD, special)
+    host.base = None
+    host.deploy(OTHER, "web")
+    host.restart_healer()
+    host.ask("condemn", target=special if condemned == "special" else condemned)
+    assert [*host.decisions.deployment.known_goods] == left

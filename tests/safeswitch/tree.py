@@ -71,6 +71,11 @@ exit 0
 
 _NIX_ENV = """\
 #!/bin/sh
+case $3 in
+  --switch-generation) ln -sfn ${{2##*/}}-$4-link $2; exit ;;
+  --delete-generations)
+    for n; do case $n in *[!0-9]*) ;; *) rm $2-$n-link ;; esac; done; exit ;;
+esac
 [ "$1 $3" = "--profile --set" ] || exit 9
 t={tree}
 [ -e $t/fail/profile ] && exit 1
@@ -230,6 +235,10 @@ class Tree:
         config = Config(version=1, agents=self.agents, safe_switch=self.safe_switch)
         intent = self.intent(source, target, seq, action=action, reason="x")
         return helper.carry_out(config, intent)
+
+    def known_goods(self) -> list[str]:
+        """Return the systems that root keeps as known-good, the newest first."""
+        return [os.path.realpath(link) for link in nix.generations(self.known_good)]
 
     def boot_id(self) -> str:
         return f"boot{self.boot}"

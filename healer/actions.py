@@ -44,6 +44,9 @@ _RESETS = 10
 _REBOOT_SEC = 600.0
 _MEASURE_SEC = 300.0
 _JUST_NOW_MS = 500
+_DROPPED_SEC = 0.2
+# What PID 1 starts a helper from, unless the system that it belongs to is gone.
+_HELPER = Path("/etc/systemd/system/healer-helper@.service")
 # How long a helper is kept ready after the last crash.
 _STANDBY_SEC = 60.0
 RETRY_REMOVAL_SEC = 10.0
@@ -275,8 +278,19 @@ async def _done(
         return await _ask(request, await _connect(config))
 
 
+def _is_being_dropped() -> bool:
+    """Whether a switch to a system without healer is under way."""
+    return not _HELPER.exists() and nix.is_locked(nix.SWITCH_LOCK)
+
+
 async def _connect(config: Config) -> _Connection:
-    """Have systemd start a helper; ConnectionError names the socket where it does not."""
+    """Have systemd start a helper; ConnectionError names the socket where it does not.
+
+    Not while a switch drops healer: once that has taken the helper's unit away, and until PID 1 has
+    found the copy of it, a start would be the end of the socket.
+    """
+    while _is_being_dropped():
+        await asyncio.sleep(_DROPPED_SEC)
     path = Path(config.runtime_dir) / "helper.sock"
     try:
         return await asyncio.open_unix_connection(path)

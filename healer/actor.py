@@ -87,8 +87,7 @@ class Actor:
 
     async def _measure(self, activated: Record) -> None:
         # It takes a helper and seconds of Nix's time: a rollback under way goes first, and is
-        # measured itself when it is over. So does a switch: one that drops healer takes the files
-        # of the helper's units away, and until PID 1 has reloaded, each start ends its socket.
+        # measured itself when it is over. So does a switch.
         while self._decisions.deployment.rolling_back or (await self._observe()).switching:
             await asyncio.sleep(_MEASURE_AGAIN_SEC)
         data = {key: activated.data[key] for key in ("toplevel", "previous")}

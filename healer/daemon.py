@@ -391,12 +391,14 @@ def _clock_offset_us() -> int:
     return (time.clock_gettime_ns(time.CLOCK_REALTIME) - boottime) // 1000
 
 
-async def run(path: Path) -> None:
+async def run(path: Path, kept: Path | None = None) -> None:
     """Load the configuration, open the ledger and run the daemon until it is asked to stop.
 
-    Raises ConfigError, LedgerError, LedgerIOError or AlreadyRunningError before anything is done.
+    ``kept`` is read where the configuration at ``path`` is gone, at the start only: what was read
+    anew since may be newer. Raises ConfigError, LedgerError, LedgerIOError or AlreadyRunningError
+    before anything is done.
     """
-    loaded = load(path)
+    loaded = load(path, kept)
     config = loaded.config
     directory = Path(config.state_dir) / "ledger"
     credential = None

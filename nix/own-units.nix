@@ -14,10 +14,13 @@ let
 
   optional = condition: set: if condition then set else { };
 
+  config = "--config ${configFile} --kept-config ${keptConfigFile}";
+
   # A switch to a system without healer takes the files of its units away, and at the daemon-reload
   # PID 1 forgets a socket without a file, with its descriptor, and takes no more word from a service
   # without one, which it then ends for its watchdog. The daemon lives on, and has to find root's
-  # helper: so there are copies where the system does not put any.
+  # helper: so there are copies where the system does not put any. A healer that dies is started by
+  # these, too, and reads the configuration that is kept in the store.
   keep = unit: [
     "r /run/systemd/system/${unit} - - - - -"
     "C /run/systemd/system/${unit} - - - - /etc/systemd/system/${unit}"
@@ -47,7 +50,7 @@ let
       User = "healer";
       Group = "healer";
       SupplementaryGroups = "systemd-journal";
-      ExecStart = "${package}/bin/healer daemon --config ${configFile}";
+      ExecStart = "${package}/bin/healer daemon ${config}";
       # PID 1 sends the signal; there is no kill(1) to find on the way.
       ExecReload = "${shell} -c 'kill -HUP $MAINPID'";
       WatchdogSec = "10s";
@@ -98,7 +101,7 @@ let
       X-StopOnRemoval = false;
     };
     serviceConfig = {
-      ExecStart = "${package}/bin/healer helper --config ${configFile} --kept-config ${keptConfigFile}";
+      ExecStart = "${package}/bin/healer helper ${config}";
       StandardInput = "socket";
       StandardOutput = "socket";
       StandardError = "journal";
@@ -112,6 +115,28 @@ let
       SystemCallArchitectures = "native";
     };
   };
+
+  helperSocket = {
+    description = "healer: privileged requests";
+    wantedBy = [ "sockets.target" ];
+    unitConfig.X-StopOnRemoval = false;
+    socketConfig = {
+      ListenStream = "${defaults.runtimeDir}/helper.sock";
+      Accept = true;
+      SocketUser = "healer";
+      SocketMode = "0600";
+    };
+  };
+
+  # NixOS runs systemd-tmpfiles in a switch only where its rules have changed: so they do whenever
+  # the units do, and no copy is out of date.
+  version = builtins.hashString "sha256" (
+    builtins.toJSON [
+      healerService
+      helperService
+      helperSocket
+    ]
+  );
 
   # Of a shell, early in the boot and with nothing of healer's own: it has to work where a generation
   # has broken all of that.
@@ -175,17 +200,7 @@ in
     healer-boot = bootService;
   };
 
-  sockets.healer-helper = {
-    description = "healer: privileged requests";
-    wantedBy = [ "sockets.target" ];
-    unitConfig.X-StopOnRemoval = false;
-    socketConfig = {
-      ListenStream = "${defaults.runtimeDir}/helper.sock";
-      Accept = true;
-      SocketUser = "healer";
-      SocketMode = "0600";
-    };
-  };
+  sockets.healer-helper = helperSocket;
 
   # Root writes and removes the stamps: the healer user must not be able to put a link in their
   # place. The outer directory is sticky, so that the healer user replaces its own files there only.
@@ -198,5 +213,6 @@ in
   ]
   ++ keep "healer.service"
   ++ keep "healer-helper.socket"
-  ++ keep "healer-helper@.service";
+  ++ keep "healer-helper@.service"
+  ++ [ "# The units above: ${version}" ];
 }

@@ -13,7 +13,7 @@ from healer.actions import Done
 from healer.config import Config
 from healer.events import UnitState
 from healer.helper import Reply
-from healer.host import clock
+from healer.host import clock, nix
 from healer.ledger.entry import Entry
 
 REFUSED, DONE = Reply(False, "no"), Reply(True, "yes")
@@ -132,3 +132,24 @@ def test_a_helper_that_has_read_another_configuration_is_not_asked(tmp_path: Pat
     before = Config(version=1, runtime_dir=str(tmp_path))
     now = Config(version=1, runtime_dir=str(tmp_path))
     assert asyncio.run(rolled_back(before, now, tmp_path)) == (2, [1])
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_no_helper_is_asked_for_while_a_switch_drops_healer(
+    declared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For that moment PID 1 has nothing to start it from; other switches make no difference."""
+    template = tmp_path / "healer-helper@.service"
+    if declared:
+        template.touch()
+    switching = [True, True, False]
+
+    def is_locked(_: Path) -> bool:
+        return switching.pop(0)
+
+    monkeypatch.setattr(actions, "_HELPER", template)
+    monkeypatch.setattr(actions, "_DROPPED_SEC", 0)
+    monkeypatch.setattr(nix, "is_locked", is_locked)
+    done, asked = asyncio.run(carried_out(intent("reset", asked_by="alice"), [DONE], tmp_path))
+    assert (done.ok, asked) == (True, 1)
+    assert switching == ([True, True, False] if declared else [])

@@ -13,6 +13,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "refused and the old one stays in force.",
     )
     parser.add_argument("--config", type=Path, required=True, help="the rendered configuration")
+    parser.add_argument(
+        "--kept-config",
+        type=Path,
+        metavar="PATH",
+        help="what a start reads where that is gone: after the switch to a system without healer",
+    )
     parser.set_defaults(run=run)
 
 
@@ -27,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     for level, prefix in ((10, "<7>"), (20, "<6>"), (30, "<4>"), (40, "<3>"), (50, "<2>")):
         logging.addLevelName(level, prefix)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s%(message)s")
-    asyncio.run(daemon.run(args.config))
+    asyncio.run(daemon.run(args.config, args.kept_config))
     return 0

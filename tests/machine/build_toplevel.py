@@ -1,5 +1,6 @@
 """Nix builder (Python's standard library only): a system toplevel out of toplevel.nix's spec."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -26,7 +27,7 @@ DefaultDependencies=no
 RequiresMountsFor=/
 After=systemd-sysusers.service systemd-journald.service
 Before=sysinit-reactivation.target
-PartOf=sysinit-reactivation.target
+X-Restart-Triggers={triggers}
 
 [Service]
 Type=oneshot
@@ -118,7 +119,8 @@ def write_units(units: Path, spec: Mapping[str, Any]) -> None:
         (units / unit.name).symlink_to(unit.readlink() if unit.is_symlink() else unit)
     (units / "default.target").unlink()
     (units / "default.target").symlink_to("multi-user.target")
-    write(units / "systemd-tmpfiles-resetup.service", _RESETUP)
+    triggers = hashlib.sha256("\n".join(spec["tmpfiles"]).encode()).hexdigest()
+    write(units / "systemd-tmpfiles-resetup.service", _RESETUP.format(triggers=triggers))
     write(units / "sysinit-reactivation.target", _REACTIVATION)
     for kind, (suffix, section) in _KINDS.items():
         for name, unit in spec[kind].items():

@@ -438,18 +438,34 @@ def test_a_system_without_healer_leaves_it_running_and_the_way_back(container: B
     assert_intact(machine)
 
 
-def test_a_bad_system_without_healer_is_rolled_back(container: Boot) -> None:
-    """The daemon outlives the switch; so must root's helper, and what that reads."""
+@pytest.mark.parametrize("dies", [False, True], ids=["healer lives", "healer dies"])
+def test_a_bad_system_without_healer_is_rolled_back(container: Boot, dies: bool) -> None:
+    """The daemon outlives the switch, or comes back; so must root's helper, and what both read."""
     adopted = {"adopt": True, "unit": "worker.service", "stableSec": 2}
     before = system({"worker": adopted}, label="good", healer={"safeSwitch": {"probationSec": 6}})
     machine = container(system={**before, "services": {"worker": by_itself("worker")}})
     known_good = promoted(machine)
     broken = by_itself("broken", Restart="always", RestartSec="200ms")
     bare = {"label": "without healer", "etc": PROGRAMS, "services": {"worker": broken}}
+    if dies:  # before it can have judged
+        machine.succeed("systemctl kill --signal=STOP healer")
+    else:  # while PID 1 still looks for the units of the system before, a helper is asked for
+        bare["activationScript"] = "systemctl kill --signal=KILL worker; sleep 2"
     toplevel = machine.deploy(bare, status={0, 4})
+    if dies:
+        machine.succeed("systemctl kill --signal=KILL healer")
     assert_rolled_back(machine, toplevel, known_good)
-    assert len(entries(machine, "healer.started")) == 1
+    assert len(entries(machine, "healer.started")) == 1 + dies
     assert entries(machine, "drift.found") == []
+
+
+def test_the_kept_units_are_those_of_the_running_system(container: Boot) -> None:
+    """Whatever a switch changed of them; also the second, by which systemd-tmpfiles has run."""
+    machine = container(system=good())
+    for probation_sec in (4, 5):
+        assert machine.switch(machine.build(good({"probationSec": probation_sec}))) == 0
+        for unit in ("healer.service", "healer-helper.socket", "healer-helper@.service"):
+            machine.succeed(f"cmp /run/systemd/system/{unit} /etc/systemd/system/{unit}")
 
 
 def test_a_specialisation_is_gone_back_to_through_its_base(container: Boot) -> None:

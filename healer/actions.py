@@ -58,14 +58,12 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an intent; ``steps`` holds milliseconds by step.
-
-    ``waiting`` says what it waits for that is not done yet.
-    """
+    """What became of an intent, as root's helper says in a ``Reply``."""
 
     ok: bool
     detail: str
     running: str | None = None
+    lasts: bool = True
     steps: dict[str, int] = field(default_factory=dict)
     waiting: str | None = None
     figures: dict[str, int] = field(default_factory=dict)
@@ -309,4 +307,4 @@ async def _ask(request: Request, connection: _Connection) -> Done:
         reply = msgspec.json.decode(await stream.readline(), type=Reply)
     finally:
         writer.close()
-    return Done(reply.ok, reply.detail, reply.running, reply.steps, reply.waiting, reply.figures)
+    return Done(**msgspec.structs.asdict(reply))

@@ -235,6 +235,7 @@ class Actor:
             "ok": done.ok,
             "detail": done.detail,
             "running": done.running,
+            "lasts": done.lasts,
             "steps": done.steps,
         }
         outcome = Record(clock.now(), "action.outcome", data, intent.incident)

@@ -90,6 +90,7 @@ Request = CarryOut | RemoveStamps | TellUp | TellExcused | TellStable | Measure
 class Reply(msgspec.Struct, frozen=True):
     """What became of it; ``running`` is the active toplevel where that matters.
 
+    ``lasts`` is false of a rollback that the next boot may undo (``Progress.lasts``).
     ``steps`` holds milliseconds by step. ``waiting`` says what it waits for that is not done yet.
     ``figures`` holds what was measured.
     """
@@ -97,6 +98,7 @@ class Reply(msgspec.Struct, frozen=True):
     ok: bool
     detail: str
     running: str | None = None
+    lasts: bool = True
     steps: dict[str, int] = {}
     waiting: str | None = None
     figures: dict[str, int] = {}
@@ -295,7 +297,7 @@ def _rollback(config: Config, intent: Entry) -> Reply:
     came = rollback.roll_back(config, intent)
     if came.done and came.ok and intent.data.get("asked_by") is None:
         _drop(str(intent.data["from"]), target, profile)
-    return Reply(came.ok, came.detail, came.running, came.steps, waiting=came.waiting)
+    return Reply(came.ok, came.detail, came.running, came.lasts, came.steps, waiting=came.waiting)
 
 
 def _drop(condemned: str, target: str, profile: Path) -> None:

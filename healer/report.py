@@ -51,7 +51,16 @@ def one_line(record: Record) -> str:
 
 def level(record: Record) -> int:
     """Return the priority of that line: what needs a person is critical."""
-    return logging.CRITICAL if record.type in _CRITICAL else logging.INFO
+    critical = record.type in _CRITICAL or _needs_a_person(record)
+    return logging.CRITICAL if critical else logging.INFO
+
+
+def _needs_a_person(record: Record) -> bool:
+    """Whether it tells that a rollback failed, or does not outlive the next boot."""
+    data = record.data
+    if record.type != "action.outcome" or data["action"] != "rollback":
+        return False
+    return data.get("lasts") is False or (not data["ok"] and data.get("asked_by") is None)
 
 
 class Publisher:
@@ -218,4 +227,5 @@ def _deployment(
         boot_default=systems.boot_default,
         specialisation=systems.specialisation,
         base=systems.base,
+        lasts=known.lasts,
     )

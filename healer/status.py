@@ -65,7 +65,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     Which system is where are separate facts: ``toplevel`` runs, ``booted`` was booted, ``profile``
     is the profile's (``generation`` its number), ``boot_default`` boots next, where that can be
-    known, and ``specialisation`` names the one that runs, of the system ``base``.
+    known, and ``specialisation`` names the one that runs, of the system ``base``. ``lasts`` is
+    false where a rollback could not have the next boot start what runs.
     """
 
     toplevel: str | None
@@ -85,6 +86,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     boot_default: str | None = None
     specialisation: str | None = None
     base: str | None = None
+    lasts: bool = True
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,8 +20,8 @@ _EXIT_CODES = """\
 exit codes:
   0  all is well
   1  degraded: an agent is down, held back, given up, failing a health check or not yet
-     recovered from a crash, the deployment fails a gate, something has drifted, or the
-     ledger cannot be written
+     recovered from a crash, the deployment fails a gate, a rollback does not outlive the
+     next boot, something has drifted, or the ledger cannot be written
   3  the daemon is not running (as systemctl status)
 """
 
@@ -97,6 +97,9 @@ def _problems(status: "Status") -> Iterator[str]:
             yield f"agent {name} fails its health check {', '.join(sorted(failing))}"
         if agent.incident is not None:
             yield f"agent {name} has an open incident: healer incident {agent.incident}"
+    if not status.deployment.lasts:
+        again = f"healer safeswitch rollback --to {status.deployment.toplevel}"
+        yield f"the rollback does not outlive the next boot; once what failed is mended: {again}"
     failed = [gate for gate, known in status.deployment.gates.items() if known.state == "failed"]
     if failed:
         yield f"the deployment fails its gate {', '.join(sorted(failed))}: healer safeswitch status"

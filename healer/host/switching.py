@@ -68,6 +68,12 @@ class Ran:
         return next((self.codes[action] for action in _ACTIONS if action in self.codes), None)
 
     @property
+    def made_it_boot(self) -> bool:
+        """Whether the boot loader was set: what fails later does so with another code."""
+        kept = {REFUSED, NEEDS_BOOT, None, *_LOCKED}
+        return self.code not in kept and "test" not in self.codes
+
+    @property
     def has_profile(self) -> bool:
         """Whether nix-env has not failed."""
         return self.codes.get("profile", 0) == 0

@@ -88,7 +88,7 @@ def _rollback(toplevel: str | None, state: DeploymentState, systems: Systems) ->
                 f"known-good before it: {others}"
             )
     target = _store_path(toplevel or state.known_good)
-    if target == systems.current == systems.profile:
+    if target == systems.current == systems.profile and state.lasts:
         raise RefusedError(f"{target} runs already")
     if target in state.condemned:
         raise RefusedError(f"{target} is condemned; if it is to run all the same, forgive it first")

@@ -98,7 +98,7 @@ def _activated(state: DeploymentState, record: Record) -> DeploymentState:
     convicted = state.answered or record.data.get("kind") == "rollback"
     same = toplevel == state.current
     state = gate_state.begin_anew(state, forget=not same and (from_good or convicted))
-    state = replace(state, since=record.at, waiting_for=None)
+    state = replace(state, since=record.at, waiting_for=None, lasts=True)
     if same:
         # A new boot of the same deployment: what it served stays, and so does the answer it got.
         return _booted(state) if booted else state
@@ -354,6 +354,8 @@ def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
     state = replace(state, pending=None, staged=None)
     if data["action"] == "promote":
         return replace(state, promotion_failed_ms=None if data["ok"] else state.elapsed_ms)
+    if data["ok"]:
+        state = replace(state, lasts=data.get("lasts") is not False)
     source, target = intent.data.get("from"), intent.data["target"]
     if data["ok"] and source == state.current == data.get("running"):
         # Root saw the target run, healer did not: what runs now was deployed again since.

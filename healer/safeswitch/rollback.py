@@ -49,8 +49,10 @@ RESULT_DIR = Path("/run")
 class Progress:
     """How far a rollback came. ``done`` is set last; ``steps`` holds milliseconds by step.
 
-    ``prepared`` says that the agents' hooks have run. ``staged`` says why the target is only the
-    system that boots next, ``staged_in`` in which boot that was arranged.
+    ``lasts`` is false where the target runs, but is not known to be what boots next, and neither is
+    anything that somebody has staged. ``prepared`` says that the agents' hooks have run. ``staged``
+    says why the target is only the system that boots next, ``staged_in`` in which boot that was
+    arranged.
     """
 
     intent: int
@@ -59,6 +61,7 @@ class Progress:
     ok: bool = False
     detail: str = ""
     running: str | None = None
+    lasts: bool = True
     steps: dict[str, int] = field(default_factory=dict)
     prepared: bool = False
     staged: str | None = None
@@ -107,6 +110,10 @@ class Rollback:
         progress.running = systems.current
         if progress.ok and systems.current != self._target:
             progress.detail += f"; superseded since: {systems.current} runs now"
+            progress.lasts = True  # nothing is left that could
+        elif not progress.lasts:
+            command = f"healer safeswitch rollback --to {self._target}"
+            progress.detail += f"; it boots only once somebody has mended that and run: {command}"
         if progress.done:
             progress.detail += _apart(systems)
         self._write()
@@ -124,11 +131,12 @@ class Rollback:
         refused = ran.code in {switching.REFUSED, switching.NEEDS_BOOT}
         if refused and systems.current != self._target and not self._is_staged(systems, goal):
             self._stage(goal, ran.words)
-        elif not self._is_there(goal) and (refused or not _is_to_boot(systems, goal)):
+        elif not self._is_there(goal) and not ran.made_it_boot:
             # It came not even so far: nix-env failed, or the boot loader did not end.
             self._only_activate(goal, ran.words)
         else:
             self._verify(goal, ran.words)
+            self._progress.lasts = self._lasts(goal, ran)
 
     def _go_back(self, goal: Goal) -> Ran | None:
         """Switch, and return what came of it; None where that is no way, and another was gone."""
@@ -163,7 +171,16 @@ class Rollback:
         return nix.base_of(self._from, self._profile, os.path.realpath(self._profile))[0]
 
     def _is_staged(self, systems: Systems, goal: Goal) -> bool:
-        return is_staged(systems, self._source_base(), goal)
+        # Who asks to go back to what runs already asks for what is there to be replaced.
+        return self._from != self._target and is_staged(systems, self._source_base(), goal)
+
+    def _lasts(self, goal: Goal, ran: Ran) -> bool:
+        """Whether the next boot starts the target, or what somebody has staged for it."""
+        systems = nix.systems(self._profile)
+        staged = systems.profile if self._is_staged(systems, goal) else None
+        # Not every boot loader says what it boots: then it is whether that was set.
+        boots = systems.boot_default or staged or (goal.base if ran.made_it_boot else None)
+        return boots is not None and boots in {goal.base, staged}
 
     def _prepare(self) -> None:
         """Run the hooks of the agents that the rollback changes, once."""
@@ -207,11 +224,7 @@ class Rollback:
         if systems.current != self._target:
             raise RefusedError(f"{why}; {ran.words}, and {systems.current} is still running")
         self._progress.detail = f"{why}; {self._target} was activated ({ran.words})"
-        if not _is_to_boot(systems, goal) and not self._is_staged(systems, goal):
-            command = f"nix-env --profile {self._profile} --set {goal.base} && {goal.switch} boot"
-            self._progress.detail += (
-                f", and boots only once somebody has mended that and run: {command}"
-            )
+        self._progress.lasts = self._lasts(goal, ran)
         self._progress.ok = self._progress.done = True
 
     def _after_staging(self, goal: Goal) -> None:
@@ -302,11 +315,6 @@ def longest_sec(config: Config) -> float:
     """Return how long a rollback may take before it must have answered, in seconds."""
     switch = config.safe_switch
     return 4 * (switch.timeout_sec + switch.lock_timeout_sec) + hooks.longest_sec(config.agents)
-
-
-def _is_to_boot(systems: Systems, goal: Goal) -> bool:
-    """Whether the goal is in the profile and boots next, as far as that is known."""
-    return systems.profile == goal.base and systems.boot_default in {None, goal.base}
 
 
 def _apart(systems: Systems) -> str:

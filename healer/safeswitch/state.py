@@ -99,7 +99,8 @@ class DeploymentState(msgspec.Struct, frozen=True):
 
     ``redeployed`` says that the current deployment was condemned when it became active,
     ``answered`` that it got its one automatic rollback, ``pending`` is the intent that has no
-    outcome yet, ``staged`` what that waits for if it is a reboot, in words, ``trouble`` what is
+    outcome yet, ``staged`` what that waits for if it is a reboot, in words, ``lasts`` is false
+    where a rollback could not have the next boot start ``current`` as well, ``trouble`` is what is
     wrong with the host itself, and ``waiting_for`` the last reason that was told for doing nothing.
 
     The clocks: ``elapsed_ms`` is the host's time, ``good_ms`` that under known-good deployments,
@@ -136,6 +137,7 @@ class DeploymentState(msgspec.Struct, frozen=True):
     rollbacks: tuple[int, ...] = ()
     pending: Record | None = None
     staged: str | None = None
+    lasts: bool = True
     observation: Observation | None = None
     trouble: tuple[str, ...] = ()
     waiting_for: str | None = None

@@ -108,7 +108,7 @@ def as_it_runs(outcome: Record, running: str | None) -> Record:
     if data.get("running") in {None, running}:
         return outcome
     detail = f"{data['detail']}; superseded since: {running} runs now"
-    return replace(outcome, data={**data, "running": running, "detail": detail})
+    return replace(outcome, data={**data, "running": running, "lasts": True, "detail": detail})
 
 
 def follows(outcome: Record, intent: Record) -> Iterator[Record]:

@@ -173,6 +173,12 @@ def test_the_five_facts_are_in_the_file_as_they_were_read() -> None:
         (make(drift=(FINDING,)), "drift: 1 not as declared"),
         (
             msgspec.structs.replace(
+                make(), deployment=msgspec.structs.replace(make().deployment, lasts=False)
+            ),
+            "the rollback does not outlive the next boot",
+        ),
+        (
+            msgspec.structs.replace(
                 make(),
                 ledger=LedgerStatus(
                     size=41, head=None, ok=False, reason="No space left on device", spooled=3

@@ -185,7 +185,7 @@ class Judged:
         intents = [record for record in self.ledger if record.type == "action.intent"]
         return intents[done] if len(intents) > done else None
 
-    def comes_of_it(self, ok: bool = True) -> None:
+    def comes_of_it(self, ok: bool = True, *, lasts: bool = True) -> None:
         """Carry out the open intent, or fail to; what root has done already is told again."""
         intent = self.open_intent()
         assert intent is not None
@@ -202,7 +202,8 @@ class Judged:
         self.done = ran if ok and intent.data["action"] == "rollback" else None
         seq = next(n for n, record in enumerate(self.ledger) if record is intent)
         data = {"intent": seq, "action": intent.data["action"], "ok": ok, "running": ran}
-        outcome = Record(self.now(), "action.outcome", {**data, "detail": "x"}, intent.incident)
+        data |= {"lasts": lasts, "detail": "x"}
+        outcome = Record(self.now(), "action.outcome", data, intent.incident)
         try:
             self.keep(self.decisions.on_outcome(outcome, intent))
         finally:

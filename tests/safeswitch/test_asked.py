@@ -36,6 +36,8 @@ def intend(verb: str, toplevel: str | None = None, **given: Any) -> Any:
         ("confirm", None, ON_PROBATION, TRIAL, "confirm", B),
         ("rollback", None, ON_PROBATION, None, "rollback", B),
         ("rollback", C, GOOD, None, "rollback", C),
+        # What runs and is in the profile, but is not what boots.
+        ("rollback", A, structs.replace(GOOD, lasts=False), None, "rollback", A),
         ("rollback", None, ON_PROBATION, TRIAL, "abandon", A),
         ("rollback", C, ON_PROBATION, TRIAL, "rollback", C),
         ("condemn", D, ON_PROBATION, None, "condemn", D),

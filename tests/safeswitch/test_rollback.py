@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from healer.errors import RefusedError
-from healer.host import space
+from healer.host import bootloader, space
 from tests.safeswitch.tree import Tree, host
 
 
@@ -39,6 +39,7 @@ def test_what_runs_boots_and_is_in_the_profile_is_the_target(tree: Tree) -> None
     came = tree.roll_back(tree.intent(bad(tree), good(tree)))
     assert (came.ok, came.running) == (True, good(tree))
     assert came.detail == "switch-to-configuration exited with 0"
+    assert came.lasts
     assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
 
 
@@ -54,8 +55,35 @@ def test_where_the_boot_loader_fails_the_target_is_activated_all_the_same(
     assert tree.boots == bad(tree)
     assert f"the profile is {tree.in_profile}, {bad(tree)} boots next" in came.detail
     assert f"{good(tree)} runs" in came.detail
-    mend = f"nix-env --profile {tree.profile} --set {good(tree)} && "
-    assert f"{mend}{good(tree)}/bin/switch-to-configuration boot" in came.detail
+    assert f"run: healer safeswitch rollback --to {good(tree)}" in came.detail
+    assert not came.lasts
+    # Which does it, once the boot loader is mended; before, it says that it has not.
+    came = tree.roll_back(tree.intent(good(tree), good(tree), seq=8))
+    assert (came.lasts, tree.boots) == (False, bad(tree))
+    tree.fail()
+    came = tree.roll_back(tree.intent(good(tree), good(tree), seq=9))
+    assert (came.ok, came.lasts) == (True, True)
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
+
+
+@pytest.mark.parametrize("loader", ["fails", "hangs", "works"])
+def test_where_it_is_not_known_what_boots_it_lasts_if_the_boot_loader_was_set(
+    loader: str, tmp_path: Path
+) -> None:
+    """As with a boot loader that healer does not know."""
+    with host(tmp_path, timeout_sec=2) as tree, pytest.MonkeyPatch.context() as patch:
+        for name in ("good", "bad"):
+            tree.system(name)
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        patch.setattr(bootloader, "default", lambda: None)
+        if loader == "fails":
+            tree.fail("loader")
+        elif loader == "hangs":
+            tree.hang("loading")
+        came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+        assert (came.ok, came.running, came.lasts) == (True, good(tree), loader == "works")
 
 
 def test_where_there_is_no_room_to_boot_nothing_is_written_there(
@@ -68,6 +96,10 @@ def test_where_there_is_no_room_to_boot_nothing_is_written_there(
     assert f"the profile is {bad(tree)}, {bad(tree)} boots next" in came.detail
     assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), bad(tree), bad(tree))
     assert tree.switched == [("test", good(tree))]
+    assert not came.lasts
+    monkeypatch.undo()
+    assert tree.roll_back(tree.intent(good(tree), good(tree), seq=8)).lasts
+    assert {tree.runs, tree.boots, tree.in_profile} == {good(tree)}
 
 
 def test_where_the_profile_cannot_be_set_the_target_is_activated_all_the_same(tree: Tree) -> None:
@@ -75,6 +107,7 @@ def test_where_the_profile_cannot_be_set_the_target_is_activated_all_the_same(tr
     came = tree.roll_back(tree.intent(bad(tree), good(tree)))
     assert (came.ok, tree.runs) == (True, good(tree))
     assert "nix-env --set failed" in came.detail
+    assert not came.lasts
     assert f"the profile is {bad(tree)}, {bad(tree)} boots next" in came.detail
 
 
@@ -132,7 +165,8 @@ def test_what_was_staged_for_the_next_boot_is_left_alone(tree: Tree) -> None:
     assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), fix(tree), fix(tree))
     assert f"{fix(tree)} is in the profile" in came.detail
     assert f"{fix(tree)} boots next, {good(tree)} runs" in came.detail
-    assert "nix-env" not in came.detail
+    assert "--to" not in came.detail
+    assert came.lasts
     assert tree.switched[-1] == ("test", good(tree))
 
 
@@ -149,6 +183,7 @@ def test_what_is_in_the_profile_only_does_not_leave_the_bad_system_to_boot(tree:
     came = tree.roll_back(tree.intent(bad(tree), good(tree), seq=8))
     assert (came.ok, came.running) == (True, good(tree))
     assert (tree.runs, tree.boots, tree.in_profile) == (good(tree), bad(tree), fix(tree))
+    assert not came.lasts
 
 
 def test_what_was_staged_is_left_also_where_the_target_takes_a_reboot(tmp_path: Path) -> None:

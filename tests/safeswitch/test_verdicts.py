@@ -1,8 +1,12 @@
 """What follows from a verdict: one rollback, within bounds, observed, and remembered."""
 
+import logging
+from dataclasses import replace
+
 import msgspec
 import pytest
 
+from healer import report
 from healer.decisions import Decisions
 from healer.events import Context
 from healer.incident import words
@@ -84,6 +88,36 @@ def test_a_rollback_that_was_superseded_before_its_outcome_is_told_so() -> None:
     assert host.open_intent() is not None
     host.comes_of_it()
     assert host.of("deployment.known-good")[-1].data["toplevel"] == OTHER
+
+
+def test_a_rollback_that_a_boot_undoes_is_told_until_that_or_another_deployment() -> None:
+    host = bad(lived())
+    host.comes_of_it(lasts=False)
+    assert report.level(host.of("action.outcome")[-1]) == logging.CRITICAL
+    assert not host.decisions.deployment.lasts
+    host.crash("db")
+    assert not host.decisions.deployment.lasts
+    host.deploy(OTHER)
+    assert host.decisions.deployment.lasts
+
+
+def test_a_rollback_that_was_superseded_has_nothing_that_a_boot_could_undo() -> None:
+    host = bad(lived())
+    host.while_healer_is_down(OTHER)
+    host.comes_of_it(lasts=False)
+    assert host.decisions.deployment.lasts
+    assert report.level(host.of("action.outcome")[-1]) == logging.INFO
+
+
+def test_a_rollback_that_failed_is_told_loudly_unless_a_person_hears_of_it() -> None:
+    host = bad(lived())
+    host.comes_of_it(ok=False)
+    failed = host.of("action.outcome")[-1]
+    assert report.level(failed) == logging.CRITICAL
+    asked_for = replace(failed, data={**failed.data, "asked_by": "alice"})
+    assert report.level(asked_for) == logging.INFO
+    promoted = next(each for each in host.of("action.outcome") if each.data["ok"])
+    assert report.level(promoted) == logging.INFO
 
 
 def test_one_rollback_for_a_deployment_and_then_it_is_told() -> None:

@@ -331,6 +331,20 @@ def test_a_gate_that_fails_for_no_fault_of_one_deployment_excuses_the_next() -> 
     assert "it passed for a minute or more before it began to fail" in host.verdict()[1]
 
 
+def test_a_deployment_in_an_outage_of_what_a_gate_looks_at_is_acquitted_later() -> None:
+    """Nobody looks at the gates of a known-good system: docs/safeswitch.md tells of this limit."""
+    host = gated()
+    host.gate("uplink", False, "no route to host")
+    host.after(300)
+    assert host.rolls_back()
+    host.comes_of_it()
+    assert BAD in host.decisions.deployment.condemned
+    host.after(700)
+    (refuted,) = host.of("deployment.refuted")
+    assert (refuted.data["toplevel"], refuted.data["gate"]) == (BAD, "uplink")
+    assert BAD not in host.decisions.deployment.condemned
+
+
 def test_a_gate_that_two_deployments_fail_in_turn_is_rolled_back_for() -> None:
     host = gated()
     host.gate("uplink", False, "no route to host")

@@ -169,7 +169,7 @@ class Actor:
         }
         if request.verb == "hold":
             data["ttl_sec"] = request.ttl_sec or _DEFAULT_HOLD_SEC
-        incident = self._decisions.agent(request.agent).incident
+        incident = self._decisions.agent(request.agent).story
         intent = Record(clock.now(), "action.intent", data, incident)
         self._decisions.replay(intent)
         task = self._spawn(self._carry_out_durable(intent, self._append(intent)))

@@ -85,7 +85,7 @@ class Decisions:
     def in_incidents(self) -> list[str]:
         """Return the units of agents with an open incident: of no other there is an answer."""
         agents = self.config.agents
-        hurt = (name for name, state in self.agents.items() if state.incident is not None)
+        hurt = (name for name, state in self.agents.items() if state.story is not None)
         return [agents[name].unit for name in hurt if name in agents]
 
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
@@ -110,7 +110,7 @@ class Decisions:
         A unit that is down during a switch or a rollback is on its way; that ends no incident.
         """
         name = self.agent_of(unit)
-        if name is None or self.agent(name).incident is None:
+        if name is None or self.agent(name).story is None:
             return []
         if state.gave_up and (systems.switching or self.deployment.rolling_back):
             return []
@@ -351,6 +351,8 @@ class Decisions:
             stable_ms = 0 if up_is_enough else declared.stable_sec * 1000
             if state.incident is not None:
                 yield name, "has crashed and is not stable yet"
+            elif state.foretold is not None:
+                yield name, "has failed a health check and is not well yet"
             elif state.ladder.gave_up is not None:
                 if not up_is_enough and not self._rests(name, state):
                     yield name, "was given up"

@@ -152,7 +152,7 @@ def _agent(
             check: _HEALTH.get(streak.outcome if streak else None, "unknown")
             for check, streak in streaks.items()
         },
-        incident=known.incident,
+        incident=known.story,
         quarantines=known.ladder.quarantines,
         gave_up=known.ladder.gave_up.reason if known.ladder.gave_up is not None else None,
         held=_held(Path(decisions.config.runtime_dir), declared.unit)

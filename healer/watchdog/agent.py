@@ -1,7 +1,7 @@
 """One agent's life as the watchdog sees it: what it has recorded, and what follows from it.
 
 Pure: facts and a moment go in, records come out, and ``apply`` folds records into the state. An
-incident opens with a crash, and it ends when the agent has been up for ``stableSec`` again, or
+incident opens with a crash, or what foretells one, and it ends when the agent has been up for ``stableSec`` again, or
 when systemd will not start it again.
 """
 
@@ -14,9 +14,11 @@ from healer.config import Agent
 from healer.events import Context, CoreDump, Ended, Instant, UnitState
 from healer.records import Record
 from healer.watchdog import backoff, budget, waiting
+from healer.watchdog import foretold as omens
 from healer.watchdog import ladder as steps
 from healer.watchdog.budget import Death
 from healer.watchdog.classify import crash_class, is_crash
+from healer.watchdog.foretold import Foretold
 from healer.watchdog.ladder import Ladder
 from healer.watchdog.policy import answer
 
@@ -35,7 +37,7 @@ class AgentState(msgspec.Struct, frozen=True):
     readiness check with the invocation in which it succeeds, and ``ready`` says in which one such a
     check began to succeed last, and when. ``restarts`` counts the crashes of the last incident, and
     ``dumped`` names the invocations whose core dump is recorded. In the invocation ``begun_anew``
-    healer last had the backoff begin anew.
+    healer last had the backoff begin anew. ``foretold`` is a story that has come to no crash yet.
     """
 
     ended: tuple[tuple[str, str], ...] = ()
@@ -53,6 +55,12 @@ class AgentState(msgspec.Struct, frozen=True):
     restarts: int = 0
     dumped: tuple[str, ...] = ()
     begun_anew: str | None = None
+    foretold: Foretold | None = None
+
+    @property
+    def story(self) -> str | None:
+        """The incident that is open, be it by a crash or by what foretells one."""
+        return self.incident or (self.foretold.incident if self.foretold else None)
 
     def has_ended(self, boot: str, invocation: str) -> bool:
         """Whether the end of this invocation is recorded."""
@@ -73,7 +81,10 @@ def apply(state: AgentState, record: Record, name: str) -> AgentState:
     """Fold a record that concerns the agent ``name`` into its state."""
     folded = _apply(state, record)
     ladder = steps.apply(state.ladder, record, name)
-    return folded if ladder is state.ladder else replace(folded, ladder=ladder)
+    foretold = omens.apply(state.foretold, state.incident, record)
+    if ladder is state.ladder and foretold is state.foretold:
+        return folded
+    return replace(folded, ladder=ladder, foretold=foretold)
 
 
 def _apply(state: AgentState, record: Record) -> AgentState:
@@ -174,7 +185,7 @@ def on_ended(
         if requested:
             yield _stopped(state, ended, context, now, common, mate)
         else:
-            yield Record(now, "agent.exit", common, state.incident)
+            yield Record(now, "agent.exit", common, state.story)
         return
     crash = _crash(name, agent, state, ended, context, now, common)
     yield crash
@@ -192,7 +203,10 @@ def on_state(
 
     ``started`` says that every startup check has succeeded: before that no run is stable.
     """
-    if state.last_crash is None or state.ladder.held or state.ladder.giving_up:
+    if state.ladder.held or state.ladder.giving_up:
+        return
+    if state.incident is None or state.last_crash is None:
+        yield from _on_foretold(name, agent, state, unit, now, started=started)
         return
     crash = state.last_crash.data
     common = {"agent": name, "unit": agent.unit}
@@ -220,26 +234,48 @@ def on_state(
                 state.incident,
             )
         if is_stable:
-            yield Record(
-                now,
-                "agent.recovered",
-                {
-                    **common,
-                    "invocation": unit.invocation,
-                    "stable_ms": stable_ms,
-                    "first_status": unit.first_status,
-                    "ready_ms": _ready_ms(agent, state, unit),
-                    "restarts": state.restarts,
-                    "n_restarts": unit.n_restarts,
-                },
-                state.incident,
-            )
+            yield _recovered(agent, state, common, unit, stable_ms, now)
             yield from backoff.begin_anew(name, agent, state.incident, unit, now)
     elif state.ladder.knows_more(agent):
         return
     elif unit.gave_up and now.uptime_ms - unit.since_ms >= waiting.settled_ms(state.last_crash):
         why = {**common, "reason": _why_down(state, crash, unit)}
         yield Record(now, "agent.not-restarted", why, state.incident)
+
+
+def _on_foretold(
+    name: str, agent: Agent, state: AgentState, unit: UnitState, now: Instant, *, started: bool
+) -> Iterator[Record]:
+    """End an incident that came to no crash, or to one that nobody will learn of."""
+    if (foretold := state.foretold) is None:
+        return
+    common = {"agent": name, "unit": agent.unit}
+    stable_ms = omens.is_well(foretold, unit, now, agent.stable_sec) if started else None
+    if stable_ms is not None:
+        yield _recovered(agent, state, common, unit, stable_ms, now)
+    elif omens.is_over(unit, now):
+        reason = f"systemd left the unit {unit.active_state} ({unit.sub_state})"
+        yield Record(now, "agent.not-restarted", {**common, "reason": reason}, state.story)
+
+
+def _recovered(
+    agent: Agent,
+    state: AgentState,
+    common: Mapping[str, object],
+    unit: UnitState,
+    stable_ms: int,
+    now: Instant,
+) -> Record:
+    data = {
+        **common,
+        "invocation": unit.invocation,
+        "stable_ms": stable_ms,
+        "first_status": unit.first_status,
+        "ready_ms": _ready_ms(agent, state, unit),
+        "restarts": 0 if state.incident is None else state.restarts,
+        "n_restarts": unit.n_restarts,
+    }
+    return Record(now, "agent.recovered", data, state.story)
 
 
 def _why_down(state: AgentState, crash: Mapping[str, object], unit: UnitState) -> str:
@@ -261,14 +297,15 @@ def on_dump(
 ) -> Iterator[Record]:
     """Record a core dump, once for each invocation, in the incident of its crash.
 
-    That of a main process can be known before the crash is. That of another is no crash.
+    That of a main process can be known before the crash is, or it comes of a stop that somebody
+    asked for. That of another is no crash.
     """
     if dump.invocation in state.dumped:
         return
-    crash, incident = state.last_crash, state.incident
+    crash, incident = state.last_crash, state.story
     if crash is not None and crash.data["invocation"] == dump.invocation:
         incident = crash.incident
-    elif is_main:
+    elif is_main and not any(ended == dump.invocation for _, ended in state.ended):
         incident = _incident(name, state, dump.invocation)
     data = {
         "agent": name,
@@ -302,13 +339,13 @@ def _stopped(
     common: Mapping[str, object],
     mate: tuple[str, str | None] | None,
 ) -> Record:
-    by, because, incident = "request", None, state.incident
+    by, because, incident = "request", None, state.story
     if state.ladder.stopped(ended):
         by = "healer"
     elif context.switching:
         by = "switch"
     elif mate is not None:
-        by, because, incident = "group", mate[0], state.incident or mate[1]
+        by, because, incident = "group", mate[0], state.story or mate[1]
     return Record(now, "agent.stopped", {**common, "by": by, "mate": because}, incident)
 
 
@@ -361,7 +398,7 @@ def _crash(
 
 def _incident(name: str, state: AgentState, invocation: str) -> str:
     """Return the incident that the crash of this invocation belongs to."""
-    return state.incident or f"{name}-{invocation[:8]}"
+    return state.story or f"{name}-{invocation[:8]}"
 
 
 def _end(state: AgentState, record: Record) -> AgentState:

@@ -133,7 +133,7 @@ def _kill(
     """Record the failure and intend the kill, once for each invocation."""
     if state.failed_check(streak.invocation) is not None:
         return
-    incident = state.incident or f"{name}-{streak.invocation[:8]}"
+    incident = state.story or f"{name}-{streak.invocation[:8]}"
     failed = {**data, "failures": streak.failures, "detail": detail}
     yield Record(now, "health.failed", failed, incident)
     intent = {

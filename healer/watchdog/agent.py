@@ -1,8 +1,8 @@
 """One agent's life as the watchdog sees it: what it has recorded, and what follows from it.
 
 Pure: facts and a moment go in, records come out, and ``apply`` folds records into the state. An
-incident opens with a crash, or what foretells one, and it ends when the agent has been up for ``stableSec`` again, or
-when systemd will not start it again.
+incident opens with a crash, or with what foretells one, and it ends when the agent has been up for
+``stableSec`` again, or when systemd will not start it again.
 """
 
 from collections.abc import Iterator, Mapping

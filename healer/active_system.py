@@ -67,4 +67,4 @@ class ActiveSystem:
             return None
         agents = self._decisions.config.agents
         units = {name: agent.unit for name, agent in agents.items()}
-        return changes.between(before, str(systems.current), units)
+        return changes.of_deployment(before, str(systems.current), units)

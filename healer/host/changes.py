@@ -25,7 +25,18 @@ _FILES = {
     "etc/set-environment": "environment",
 }
 _UNITS = "etc/systemd/system"
+_CONFIG = "etc/healer/config.yaml"
 _NAMED = re.compile(rb"(?<![\w/.])/(etc|run/current-system)/([^\s\"\';:,|&<>]+)")
+
+
+class _Agent(msgspec.Struct):
+    unit: str
+
+
+class _Config(msgspec.Struct):
+    """What a rendered configuration, which is JSON, has in every version of healer."""
+
+    agents: dict[str, _Agent]
 
 
 def between(before: str, after: str, units: Mapping[str, str]) -> Changes:
@@ -33,6 +44,14 @@ def between(before: str, after: str, units: Mapping[str, str]) -> Changes:
     old, new = Path(before), Path(after)
     agents = {name: _agent(old, new, unit) for name, unit in units.items()}
     return Changes(agents, tuple(_shared(old, new)))
+
+
+def of_deployment(before: str, after: str, units: Mapping[str, str]) -> Changes:
+    """Compare them in what the agents get of which healer knows, or which either declares.
+
+    For healer reads the configuration of a system only when that runs.
+    """
+    return between(before, after, {**_declared(before), **_declared(after), **units})
 
 
 def inhibitors(before: str, after: str) -> list[str]:
@@ -57,6 +76,16 @@ def needs_reboot(running: str, booted: str | None, target: str) -> list[str]:
         return reasons
     had, wanted = _for_kernel(booted), _for_kernel(target)
     return reasons + [f"another {name}" for name in wanted if had[name] != wanted[name]]
+
+
+def _declared(toplevel: str) -> dict[str, str]:
+    """Return the unit of each agent that a toplevel declares; none if that cannot be read."""
+    try:
+        text = _read(Path(toplevel, _CONFIG))
+        config = msgspec.json.decode(text, type=_Config)
+    except msgspec.MsgspecError:
+        return {}
+    return {name: agent.unit for name, agent in config.agents.items()}
 
 
 def _for_kernel(toplevel: str) -> dict[str, str | None]:

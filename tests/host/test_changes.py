@@ -139,3 +139,28 @@ def test_no_reboot_is_needed_for_the_kernel_of_what_runs_or_of_what_was_booted(
     running, wanted = (str(system.path) for system in systems)
     assert changes.needs_reboot(running, str(booted.path), wanted) == reasons
     assert changes.needs_reboot(running, None, wanted) == []
+
+
+def test_what_a_deployment_changed_names_the_agents_that_it_brings_and_takes_away(
+    before: Toplevel, after: Toplevel
+) -> None:
+    """Also where healer has still, or already, the configuration of one of the two only."""
+    declares = {"agents": {"worker": {"unit": "worker.service", "stableSec": 2}}}
+    before.write("etc/healer/config.yaml", json.dumps(declares))
+    after.write("etc/systemd/system/new.service", "[Service]\nExecStart=/etc/new\n")
+    (after.path / "etc/systemd/system/worker.service").unlink()
+    declares = {"agents": {"new": {"unit": "new.service"}}}
+    after.write("etc/healer/config.yaml", json.dumps(declares))
+    expected = {"worker": "changed", "new": "added"}
+    for loaded in ({"worker": "worker.service"}, {"new": "new.service"}):
+        found = changes.of_deployment(str(before.path), str(after.path), loaded)
+        assert found.agents == expected
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"agents": {"worker": {}}}'])
+def test_a_configuration_that_cannot_be_read_names_nobody(
+    text: str, before: Toplevel, after: Toplevel
+) -> None:
+    after.write("etc/healer/config.yaml", text)
+    found = changes.of_deployment(str(before.path), str(after.path), UNITS)
+    assert found.agents == dict.fromkeys(UNITS, "same")

@@ -31,6 +31,11 @@ class ActiveSystem:
         self._held: sticking.Held | None = None
         self.switching = False
 
+    @property
+    def stuck(self) -> bool:
+        """Whether a switch holds its lock for so long that this was told."""
+        return self._held is not None and self._held.told
+
     def expect(self) -> None:
         """Prepare for a look that must not wait."""
         self._lock.expect()

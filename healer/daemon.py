@@ -382,6 +382,7 @@ class Daemon:
             self._ledger,
             self._drift,
             self._safe_switch_off,
+            switch_stuck=self._system.stuck,
         )
 
 

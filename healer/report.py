@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from healer import __version__, status
 from healer.decisions import Decisions
 from healer.drift.watch import DriftWatcher
@@ -102,6 +104,8 @@ def build(
     ledger: Ledger,
     drift: DriftWatcher,
     safe_switch_off: str | None,
+    *,
+    switch_stuck: bool,
 ) -> Status:
     """Say how the host is now."""
     now = clock.now()
@@ -117,7 +121,9 @@ def build(
             name: _agent(name, decisions, units.get(agent.unit), held, now)
             for name, agent in decisions.config.agents.items()
         },
-        deployment=_deployment(decisions, systems, safe_switch_off, now),
+        deployment=msgspec.structs.replace(
+            _deployment(decisions, systems, safe_switch_off, now), switch_stuck=switch_stuck
+        ),
         drift=tuple(finding.found() for finding in sorted(drift.state.known, key=str)),
         drift_off=drift.off,
         ledger=LedgerStatus(

@@ -66,7 +66,8 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     Which system is where are separate facts: ``toplevel`` runs, ``booted`` was booted, ``profile``
     is the profile's (``generation`` its number), ``boot_default`` boots next, where that can be
     known, and ``specialisation`` names the one that runs, of the system ``base``. ``lasts`` is
-    false where a rollback could not have the next boot start what runs.
+    false where a rollback could not have the next boot start what runs, ``switch_stuck`` says that
+    a switch is under way for longer than safeSwitch.lockTimeoutSec.
     """
 
     toplevel: str | None
@@ -87,6 +88,7 @@ class DeploymentStatus(msgspec.Struct, frozen=True, kw_only=True):
     specialisation: str | None = None
     base: str | None = None
     lasts: bool = True
+    switch_stuck: bool = False
 
 
 class LedgerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,8 @@ exit codes:
   0  all is well
   1  degraded: an agent is down, held back, given up, failing a health check or not yet
      recovered from a crash, the deployment fails a gate, a rollback does not outlive the
-     next boot, something has drifted, or the ledger cannot be written
+     next boot, a switch does not end, something has drifted, or the ledger cannot be
+     written
   3  the daemon is not running (as systemctl status)
 """
 
@@ -100,6 +101,8 @@ def _problems(status: "Status") -> Iterator[str]:
     if not status.deployment.lasts:
         again = f"healer safeswitch rollback --to {status.deployment.toplevel}"
         yield f"the rollback does not outlive the next boot; once what failed is mended: {again}"
+    if status.deployment.switch_stuck:
+        yield "a switch-to-configuration does not end, and nothing can be deployed until it does"
     failed = [gate for gate, known in status.deployment.gates.items() if known.state == "failed"]
     if failed:
         yield f"the deployment fails its gate {', '.join(sorted(failed))}: healer safeswitch status"
@@ -213,6 +216,8 @@ def _deployment(status: "Status") -> Iterator[str]:
     yield from _field("", state)
     for other in _elsewhere(deployment):
         yield from _field("", other)
+    if deployment.waiting_for is not None:
+        yield from _field("", deployment.waiting_for)
     if deployment.switching:
         yield from _field("", "a switch-to-configuration is under way")
     if deployment.known_good != deployment.toplevel:

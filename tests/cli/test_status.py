@@ -120,6 +120,7 @@ def store(letter: str) -> str:
             "the boot default is another system, which the next boot starts: "
             "nixos-system-host-26.05 (dddddddd)",
         ),
+        ({"waiting_for": "web: too many crashes, but ..."}, "web: too many crashes, but ..."),
         (
             {"booted": store("k")},
             "another system was booted, and its kernel still runs: "
@@ -176,6 +177,12 @@ def test_the_five_facts_are_in_the_file_as_they_were_read() -> None:
                 make(), deployment=msgspec.structs.replace(make().deployment, lasts=False)
             ),
             "the rollback does not outlive the next boot",
+        ),
+        (
+            msgspec.structs.replace(
+                make(), deployment=msgspec.structs.replace(make().deployment, switch_stuck=True)
+            ),
+            "a switch-to-configuration does not end",
         ),
         (
             msgspec.structs.replace(

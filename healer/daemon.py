@@ -21,7 +21,7 @@ from healer import __version__, control, helper, report
 from healer.active_system import ActiveSystem
 from healer.actor import Actor
 from healer.coming_up import ComingUp
-from healer.config import Config, Loaded, load
+from healer.config import Config, Loaded, load, package_of
 from healer.decisions import Decisions
 from healer.drift.compare import Finding
 from healer.drift.watch import DriftWatcher
@@ -347,6 +347,10 @@ class Daemon:
         try:
             loaded = load(self._path)
         except ConfigError as error:
+            if package_of(self._path) not in {None, self._config.package}:
+                # Another version may have other options.
+                self._give_way()
+                return
             log.error("%s; the old configuration stays in force", error)
             self._record(
                 [Record(clock.now(), "config.refused", {"errors": str(error).split("\n")})]
@@ -365,7 +369,10 @@ class Daemon:
         data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
         self._tell(Record(clock.now(), "config.loaded", data))
         if replaced:
-            self._leave("the system has another healer now: systemd starts that")
+            self._give_way()
+
+    def _give_way(self) -> None:
+        self._leave("the system has another healer now: systemd starts that")
 
     def _why_safe_switch_is_off(self) -> str | None:
         if not self._config.safe_switch.enable:

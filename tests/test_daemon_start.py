@@ -1,6 +1,7 @@
 """How the daemon starts, without a machine: what it tells systemd before it is ready."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -97,3 +98,23 @@ def test_it_heals_where_nobody_can_ask_it(tmp_path: Path, started: Callable[[], 
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert control.ask(where, request).detail == "there is no agent none; there are: ghost"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["all options known", "an option unknown"])
+def test_a_system_with_another_healer_gets_that(
+    known: bool, config: Path, started: Callable[[], Started]
+) -> None:
+    """Also where its configuration is not to be read by this one: another version wrote it."""
+    declared = json.loads(config.read_text()) | {"package": "/nix/store/one-healer"}
+    config.write_text(json.dumps(declared))
+    daemon = started()
+    daemon.told_until("READY=1")
+    declared["package"] = "/nix/store/another-healer"
+    if not known:
+        declared["invented"] = {"since": "then"}
+    config.write_text(json.dumps(declared))
+    daemon.process.send_signal(signal.SIGHUP)
+    _, said = daemon.process.communicate(timeout=30)
+    assert daemon.process.returncode == 0
+    assert "the system has another healer now" in said
+    assert "config.refused" not in said

@@ -6,6 +6,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from healer.config.decode import decode
 from healer.config.problem import InvalidConfigError, Problem
 from healer.config.reader import YamlError, parse
@@ -73,6 +75,7 @@ __all__ = [
     "UnitGate",
     "as_check",
     "load",
+    "package_of",
 ]
 
 # A thousand agents with all their checks stay well below.
@@ -110,6 +113,20 @@ def load(path: Path, kept: Path | None = None) -> Loaded:
     if config is None or problems:
         raise InvalidConfigError(path, problems)
     return Loaded(config, hashlib.sha256(raw).hexdigest())
+
+
+def package_of(path: Path) -> str | None:
+    """Return the healer that a configuration is for, whatever its version; None if it says none."""
+    try:
+        return msgspec.json.decode(_read(path), type=_OfAnyVersion).package
+    except (OSError, ValueError):
+        return None
+
+
+class _OfAnyVersion(msgspec.Struct):
+    """What each version renders, as JSON."""
+
+    package: str | None = None
 
 
 def _read(path: Path) -> bytes:

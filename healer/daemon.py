@@ -176,6 +176,7 @@ class Daemon:
             "version": __version__,
             "config_sha256": self._loaded.sha256,
             "agents": sorted(self._config.agents),
+            "units": sorted(self._decisions.units),
             "safe_switch": f"off: {off}" if off else "on",
             "previous_end": await self._recorder.previous_end(self._history.last_run),
         }
@@ -366,7 +367,11 @@ class Daemon:
         self._safe_switch_off = self._why_safe_switch_is_off()
         self._texts.configure(loaded.config)
         self._units.declare(self._decisions.units)
-        data = {"sha256": loaded.sha256, "agents": sorted(loaded.config.agents)}
+        data = {
+            "sha256": loaded.sha256,
+            "agents": sorted(loaded.config.agents),
+            "units": sorted(self._decisions.units),
+        }
         self._tell(Record(clock.now(), "config.loaded", data))
         if replaced:
             self._give_way()

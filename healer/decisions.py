@@ -70,8 +70,11 @@ class Decisions:
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded, also where its unit was that of another agent then."""
-        names = self._recorded_as.get(ended.unit, ())
-        return any(self.agent(name).has_ended(ended.boot, ended.invocation) for name in names)
+        return self._has_ended(ended.unit, ended.boot, ended.invocation)
+
+    def _has_ended(self, unit: str, boot: str, invocation: str) -> bool:
+        names = self._recorded_as.get(unit, ())
+        return any(self.agent(name).has_ended(boot, invocation) for name in names)
 
     def is_alone(self, name: str) -> bool:
         """Whether no other agent is unwell."""
@@ -141,15 +144,15 @@ class Decisions:
             name = self.agent_of(unit)
             if name is None:
                 continue
-            count = self.counts.get(name)
+            count = self.counts.get(unit)
             # What runs had not ended when systemd was asked.
-            ended = not state.running and self.agent(name).has_ended(now.boot, state.invocation)
+            ended = not state.running and self._has_ended(unit, now.boot, state.invocation)
             if count is None or count.boot != now.boot:
-                new[name] = state
+                new[unit] = state
                 continue
             restarts, running = state.n_restarts, state.running
             count = counting.look(count, restarts, int(ended), now, running=running)
-            self.counts[name] = count
+            self.counts[unit] = count
             lost += counting.losses(name, unit, count, now)
         return self._apply([*counting.begun(new, now), *lost])
 

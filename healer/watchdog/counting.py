@@ -37,17 +37,17 @@ class Count:
 
 
 def apply(counts: dict[str, Count], record: Record) -> None:
-    """Fold a record into the counts, by agent."""
+    """Fold a record into the counts, by unit."""
     data, boot = record.data, record.at.boot
     if record.type == "restarts.counted":
-        for name, counted in data["counts"].items():
-            counts[name] = Count(boot, counted, awaited=int(name in data.get("awaited", ())))
+        for unit, counted in data["counts"].items():
+            counts[unit] = Count(boot, counted, awaited=int(unit in data.get("awaited", ())))
     elif record.type in {"healer.started", "config.loaded"}:
-        # Ends are recorded of declared agents only: one that is declared anew is counted anew.
-        for name in counts.keys() - set(data["agents"]):
-            del counts[name]
-    elif (count := counts.get(data.get("agent", ""))) is not None:
-        counts[data["agent"]] = _applied(count, record)
+        # Ends are recorded of agents' units only: what is one again is counted anew.
+        for unit in counts.keys() - set(data.get("units", ())):
+            del counts[unit]
+    elif "agent" in data and (count := counts.get(data.get("unit", ""))) is not None:
+        counts[data["unit"]] = _applied(count, record)
 
 
 def _applied(count: Count, record: Record) -> Count:
@@ -96,15 +96,15 @@ def losses(name: str, unit: str, count: Count, now: Instant) -> Iterator[Record]
 
 
 def begun(units: Mapping[str, UnitState], now: Instant) -> Iterator[Record]:
-    """Say from which of systemd's counts on these agents' restarts are accounted for.
+    """Say from which of systemd's counts on the restarts of these units are accounted for.
 
-    An agent that is down may wait for the restart that follows an end from before.
+    One that is down may wait for the restart that follows an end from before.
     """
     ordered = sorted(units.items())
     for first in range(0, len(ordered), _AT_ONCE):
         some = ordered[first : first + _AT_ONCE]
-        counts = {name: unit.n_restarts for name, unit in some}
-        awaited = [name for name, unit in some if not unit.running]
+        counts = {unit: state.n_restarts for unit, state in some}
+        awaited = [unit for unit, state in some if not state.running]
         yield Record(now, "restarts.counted", {"counts": counts, "awaited": awaited})
 
 

@@ -1,6 +1,6 @@
 """systemd's count of restarts against the recorded ends, in invented histories."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import settings
@@ -60,7 +60,9 @@ class Systemd:
 
 
 class Histories(RuleBasedStateMachine):
-    """Crashes recorded late or never, stops and starts by hand, restarts of healer, reboots."""
+    """Crashes recorded late or never, stops and starts by hand, restarts of healer, reboots, and
+    deployments that rename the agent, take it away and bring it back.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,9 +126,18 @@ class Histories(RuleBasedStateMachine):
         systems = Systems(None, None, None, None, switching=False)
         self.ledger += self.decisions.on_unit(UNIT, state, systems, now)
 
+    @rule(names=st.sampled_from([("web",), ("site",), ()]))
+    def deploy(self, names: tuple[str, ...]) -> None:
+        config = Config(version=1, agents=dict.fromkeys(names, CONFIG.agents["web"]))
+        self.decisions.configure(config)
+        data = {"agents": [*names], "units": sorted(self.decisions.units)}
+        loaded = Record(self.systemd.now(), "config.loaded", data)
+        self.decisions.replay(loaded)
+        self.ledger.append(loaded)
+
     @rule()
     def restart_healer(self) -> None:
-        self.decisions = Decisions(CONFIG)
+        self.decisions = Decisions(self.decisions.config)
         for record in self.ledger:
             self.decisions.replay(record)
 
@@ -192,7 +203,7 @@ def test_restarts_from_before_healer_counted_are_none_of_its_business() -> None:
     systemd = Systemd(n_restarts=7)
     decisions = Decisions(CONFIG)
     (begun,) = decisions.on_counts({UNIT: systemd.look()}, systemd.now())
-    assert begun.data == {"counts": {"web": 7}, "awaited": []}
+    assert begun.data == {"counts": {UNIT: 7}, "awaited": []}
     systemd.uptime_ms += 10_000
     assert decisions.on_counts({UNIT: systemd.look()}, systemd.now()) == []
 
@@ -204,7 +215,7 @@ def test_a_restart_that_was_awaited_when_the_counting_began(comes: bool) -> None
     history.crash(lost=False, restarts=True)
     history.crash(lost=False, restarts=False)
     history.look()
-    assert history.ledger[-1].data == {"counts": {"web": 1}, "awaited": ["web"]}
+    assert history.ledger[-1].data == {"counts": {UNIT: 1}, "awaited": [UNIT]}
     if comes:
         history.automatic_restart()
     else:
@@ -241,12 +252,58 @@ def test_what_happened_while_it_was_no_agent_is_no_loss(kind: str) -> None:
         return [record.type for record in made]
 
     assert look() == ["restarts.counted"]
-    decisions.replay(Record(systemd.now(), kind, {"agents": []}))
+    decisions.replay(Record(systemd.now(), kind, {"agents": [], "units": []}))
     systemd.n_restarts = 5
     systemd.start()
-    decisions.replay(Record(systemd.now(), kind, {"agents": ["web"]}))
+    decisions.replay(Record(systemd.now(), kind, {"agents": ["web"], "units": [UNIT]}))
     assert look() == ["restarts.counted"]
     assert look() == []
     systemd.n_restarts += 1
     systemd.start()
     assert (look(), look()) == ([], ["loss"])
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["at work", "healer restarted"])
+def test_an_agent_that_has_another_unit_now_has_lost_nothing(restarted: bool) -> None:
+    """The deployment that gives it one can be rolled back, which gives it the first again."""
+    other = "other.service"
+    renamed = Config(version=1, agents={"web": Agent(unit=other, stable_sec=3600)})
+    decisions, systemd = Decisions(CONFIG), Systemd()
+    ledger: list[Record] = []
+
+    def look(config: Config, n_restarts: int) -> list[str]:
+        nonlocal decisions
+        (unit,) = (agent.unit for agent in config.agents.values())
+        loaded = Record(systemd.now(), "config.loaded", {"agents": ["web"], "units": [unit]})
+        if decisions.config is not config:
+            ledger.append(loaded)
+            decisions.configure(config)
+            decisions.replay(loaded)
+            if restarted:
+                decisions = Decisions(config)
+                for record in ledger:
+                    decisions.replay(record)
+        systemd.uptime_ms += 10_000
+        state = replace(systemd.look(), n_restarts=n_restarts)
+        made = decisions.on_counts({unit: state}, systemd.now())
+        ledger.extend(made)
+        return [record.type for record in made]
+
+    assert look(CONFIG, 2) == ["restarts.counted"]
+    assert look(renamed, 9) == ["restarts.counted"]
+    assert (look(renamed, 9), look(renamed, 9)) == ([], [])
+    assert look(CONFIG, 4) == ["restarts.counted"]
+    assert (look(CONFIG, 4), look(CONFIG, 4)) == ([], [])
+    assert (look(CONFIG, 5), look(CONFIG, 5)) == ([], ["loss"])
+
+
+def test_an_agent_that_is_renamed_while_it_waits_for_its_restart_has_lost_nothing() -> None:
+    history = Histories()
+    history.crash(lost=False, restarts=False)
+    history.look()
+    history.deploy(names=("site",))
+    history.look()
+    history.automatic_restart()
+    history.look()
+    history.look()
+    assert history.told() == 0

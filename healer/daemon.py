@@ -278,6 +278,7 @@ class Daemon:
             if unit in states:
                 self._record(self._decisions.on_unit(unit, states[unit], systems, now))
         self._record(self._decisions.on_restarts(states, now))
+        self._record(self._decisions.on_gone(self._units.gone, systems, now))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()

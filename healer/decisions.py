@@ -12,7 +12,7 @@ from healer.records import Record
 from healer.safeswitch import attribution, deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
-from healer.watchdog import agent, backoff, counting, groups, health, ladder
+from healer.watchdog import agent, backoff, counting, gone, groups, health, ladder
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
@@ -29,6 +29,8 @@ class Decisions:
         # By unit: the names under which ends of it are recorded, mostly one.
         self._recorded_as: dict[str, set[str]] = {}
         self.counts: dict[str, Count] = {}
+        # Of these units it is told, in this boot and under this deployment, that there are none.
+        self.missing: set[str] = set()
         self.deployment = DeploymentState()
         self.trial: Record | None = None
         self.came_up: str | None = None
@@ -53,6 +55,10 @@ class Decisions:
                 self.agents[each] = agent.apply(self.agent(each), record, each)
         if record.type in {"agent.crash", "agent.exit", "agent.stopped"}:
             self._recorded_as.setdefault(record.data["unit"], set()).add(record.data["agent"])
+        if record.type == "agent.missing":
+            self.missing.add(record.data["unit"])
+        if record.type in {"deployment.activated", "host.boot"}:
+            self.missing.clear()
         if record.type == "host.up":
             self.came_up = record.at.boot
         if record.type == "boot.excused":
@@ -90,6 +96,20 @@ class Decisions:
         agents = self.config.agents
         hurt = (name for name, state in self.agents.items() if state.story is not None)
         return [agents[name].unit for name in hurt if name in agents]
+
+    def on_gone(self, units: Iterable[str], systems: Systems, now: Instant) -> list[Record]:
+        """Answer whom the configuration declares no more, and that systemd knows no such units.
+
+        During a switch or a rollback a unit may be away for a moment only.
+        """
+        records = self._apply(gone.undeclared(self.agents, self._names, now))
+        if systems.switching or self.deployment.rolling_back:
+            return records
+        for unit in units:
+            if (name := self.agent_of(unit)) is not None:
+                told = unit in self.missing
+                records += self._apply(gone.missing(unit, name, self.agent(name), now, told=told))
+        return records
 
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
         """Answer the end of an agent's invocation; with nothing where it is recorded."""

@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 
 # `healer status` takes an older file for a sign that healer does not run.
 _REPEAT_MS = 10_000
-_CRITICAL = frozenset({"agent.gave-up", "boot.rolled-back", "rollback.staged", "switch.stuck"})
+_CRITICAL = frozenset(
+    {"agent.gave-up", "agent.missing", "boot.rolled-back", "rollback.staged", "switch.stuck"}
+)
 # However fast things change, saying so takes at most this part of one core.
 _PART = 10
 
@@ -141,13 +143,15 @@ def _agent(
 ) -> AgentStatus:
     declared, known = decisions.config.agents[name], decisions.agent(name)
     streaks = {check.name: decisions.streaks.get((name, check.name)) for check in declared.health}
+    # systemd was not asked yet, or it is not known what it says.
+    state = "not-found" if declared.unit in decisions.missing else "unknown"
     due_ms = waiting.until_ms(known.last_crash, unit, now) if unit else None
     if due_ms is not None and not timers.is_armed(declared.unit):
         due_ms = None  # somebody has stopped it
     return AgentStatus(
         unit=declared.unit,
-        active_state=unit.active_state if unit else "not-found",
-        sub_state=unit.sub_state if unit else "not-found",
+        active_state=unit.active_state if unit else state,
+        sub_state=unit.sub_state if unit else state,
         pid=(unit.main_pid or None) if unit else None,
         invocation=(unit.invocation or None) if unit else None,
         since_us=(unit.since_us or None) if unit else None,

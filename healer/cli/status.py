@@ -91,6 +91,8 @@ def _problems(status: "Status") -> Iterator[str]:
             yield f"agent {name} is held back: {agent.held}"
         elif agent.restart_timer is not None:
             yield f"agent {name} waits for its restart, by {agent.restart_timer}"
+        elif agent.active_state == "not-found":
+            yield f"agent {name} has no unit {agent.unit}; is the agent's option `unit` right?"
         elif agent.active_state not in _RUNNING:
             yield f"agent {name} is {agent.active_state} ({agent.sub_state})"
         failing = [check for check, state in agent.health.items() if state == "failing"]

@@ -14,6 +14,7 @@ class State(StrEnum):
     OPEN = "open"
     RECOVERED = "recovered"
     NOT_RESTARTED = "not-restarted"
+    UNDECLARED = "undeclared"
     STOPPED = "stopped"
     QUARANTINED = "quarantined"
     GAVE_UP = "gave-up"
@@ -32,6 +33,7 @@ _ENDS = {
     "agent.gave-up": State.GAVE_UP,
     "agent.stopped": State.STOPPED,
     "agent.exit": State.STOPPED,
+    "agent.undeclared": State.UNDECLARED,
 }
 
 
@@ -151,14 +153,15 @@ def _step(incident: Incident, entry: Entry) -> Incident:
         ):
             return replace(incident, state=State.REFUTED, closed=None)
         case "deployment.refuted":
-            return replace(incident, state=State.REFUTED, closed=None)
+            return replace(incident, state=State.REFUTED)
         case "agent.stopped" if entry.data.get("by") in {"healer", "group"}:
             return incident
-        case "agent.recovered" | "agent.gave-up" | "agent.stopped" | "agent.exit":
-            return replace(incident, state=state if headline else _ENDS[entry.type], closed=ended)
+        case kind if kind in _ENDS:
+            return replace(incident, state=state if headline else _ENDS[kind], closed=ended)
         case "action.outcome" if entry.data.get("action") == "quarantine" and entry.data.get("ok"):
-            return replace(incident, state=state if headline else State.QUARANTINED)
-        case "agent.not-restarted":
+            over = headline or incident.closed is not None
+            return replace(incident, state=state if over else State.QUARANTINED)
+        case "agent.not-restarted" | "agent.missing":
             told = headline or state is State.STOPPED
             return replace(incident, state=state if told else State.NOT_RESTARTED, closed=ended)
         case "action.intent" if entry.data.get("action") == "rollback":
@@ -173,16 +176,20 @@ def _step(incident: Incident, entry: Entry) -> Incident:
 
 def _rolled_back(incident: Incident, outcome: Entry) -> Incident:
     if outcome.data.get("ok") is not True:
-        return replace(incident, state=State.ROLLBACK_FAILED, closed=None)
+        return replace(incident, state=State.ROLLBACK_FAILED, closed=_still(incident, outcome))
     intents = [e for e in incident.entries if e.seq == outcome.data.get("intent")]
     target = intents[0].data.get("target") if intents else None
     return replace(
         incident,
         state=State.ROLLED_BACK,
         rolled_back_to=target if isinstance(target, str) else None,
-        # Had the agent been given up before, there is nothing more to come; else it recovers.
-        closed=None if incident.closed is None else outcome.time_us,
+        closed=_still(incident, outcome),
     )
+
+
+def _still(incident: Incident, outcome: Entry) -> int | None:
+    """Return when the incident ended, if it had before this came: nothing more is to come then."""
+    return None if incident.closed is None else outcome.time_us
 
 
 def _summary(incident: Incident) -> str:
@@ -195,6 +202,7 @@ def _summary(incident: Incident) -> str:
     then = {
         State.OPEN: "not stable yet",
         State.NOT_RESTARTED: "stays down",
+        State.UNDECLARED: "it is declared no more",
         State.QUARANTINED: "in quarantine",
         State.GAVE_UP: "given up",
         State.STOPPED: "then it was stopped or finished",

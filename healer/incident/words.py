@@ -310,6 +310,18 @@ _LINES: dict[str, Callable[[Data], str]] = {
     "agent.recovered": _recovered,
     "agent.coredump": _coredump,
     "agent.not-restarted": lambda d: f"{text(d, 'unit')} stays down: {text(d, 'reason')}",
+    "agent.undeclared": lambda d: (
+        f"{text(d, 'agent')} is no agent any more: the configuration declares it no more; "
+        + (
+            f"{text(d, 'unit')} is the agent {text(d, 'other')} now"
+            if d.get("other")
+            else f"nobody watches {text(d, 'unit')}"
+        )
+    ),
+    "agent.missing": lambda d: (
+        f"{text(d, 'agent')} has no unit: systemd knows no {text(d, 'unit')}, and nothing starts "
+        "it; is the agent's option `unit` right?"
+    ),
     "agent.crash-loop": lambda d: (
         f"{text(d, 'agent')} is in a crash loop under {toplevel(d.get('toplevel'))}: "
         f"{text(d, 'reason')}"

@@ -110,8 +110,9 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
         case "agent.not-restarted":
             return replace(state, incident=None, restarted_as=None)
-        case "agent.gave-up":
-            # What crashes on all the same, because root could not stop it, is to be given up again.
+        case "agent.gave-up" | "agent.undeclared" | "agent.missing":
+            # What crashes on all the same, because root could not stop it, or crashes again once
+            # it is back, is a case of its own.
             return replace(state, incident=None, restarted_as=None, deaths=(), looped_in=None)
         case "agent.released":
             # The run before the quarantine is over, also if its end was never learnt of.

@@ -16,11 +16,12 @@ _SETTLED_MS = 1000
 
 
 class Foretold(msgspec.Struct, frozen=True):
-    """Of which run it is told, in which incident, and when it last was.
+    """Of which run of which unit it is told, in which incident, and when it last was.
 
     While ``due`` a kill is on its way that is to end this run.
     """
 
+    unit: str
     invocation: str
     incident: str
     at: Instant
@@ -32,7 +33,7 @@ def apply(foretold: Foretold | None, incident: str | None, record: Record) -> Fo
     data = record.data
     match record.type:
         case "health.failed" | "agent.coredump" if record.incident and incident is None:
-            return Foretold(data["invocation"], record.incident, record.at, due=True)
+            return Foretold(data["unit"], data["invocation"], record.incident, record.at, due=True)
         case "action.outcome" if foretold and data["action"] == "kill" and not data["ok"]:
             return msgspec.structs.replace(foretold, at=record.at, due=False)
         case "agent.stopped" if data["by"] in {"healer", "group"}:
@@ -44,6 +45,8 @@ def apply(foretold: Foretold | None, incident: str | None, record: Record) -> Fo
             | "agent.recovered"
             | "agent.not-restarted"
             | "agent.gave-up"
+            | "agent.undeclared"
+            | "agent.missing"
         ):
             return None
         case _:

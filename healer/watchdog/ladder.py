@@ -158,12 +158,13 @@ def apply(ladder: Ladder, record: Record, name: str) -> Ladder:
             return _spend(ladder, record, data["reason"])
         case "agent.recovered":
             return _anew(ladder, answered=ladder.answered)
-        case "agent.not-restarted":
+        case "agent.not-restarted" | "agent.missing":
             return replace(ladder, spent=None)
         case "agent.released" | "agent.exit" | "agent.stopped" if data.get("by") != "healer":
             return replace(ladder, held=None)
-        case "agent.gave-up":
-            return replace(ladder, giving_up=None, gave_up=ladder.giving_up)
+        case "agent.gave-up" | "agent.undeclared":
+            last = ladder.giving_up or ladder.gave_up
+            return replace(ladder, spent=None, giving_up=None, gave_up=last)
         case "action.intent" if "asked_by" not in data:
             return _intended(ladder, record)
         case "action.outcome" if data.get("asked_by") is None:

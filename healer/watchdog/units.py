@@ -46,7 +46,7 @@ class Units:
         on_death: Callable[[str, str], None],
     ) -> None:
         self.states: dict[str, UnitState] = {}
-        self.missing: set[str] = set()
+        self._missing: set[str] = set()
         self._declared = declared
         self._on_change = on_change
         self._bus = SystemBus(self._unit_changed, self.all_changed)
@@ -68,7 +68,7 @@ class Units:
         self._bus.watch(units)
         self._deaths.keep(units)
         self.states = {unit: state for unit, state in self.states.items() if unit in units}
-        self.missing &= units
+        self._missing &= units
         self.all_changed()
 
     @property
@@ -77,6 +77,11 @@ class Units:
         if not self._stale:
             return self.states
         return {unit: state for unit, state in self.states.items() if unit not in self._stale}
+
+    @property
+    def gone(self) -> list[str]:
+        """The units that systemd knew nothing of, when it was asked after their last change."""
+        return sorted(self._missing - self._stale)
 
     def up(self, unit: str) -> UnitState | None:
         """Return the state of a unit that runs; None where it does not, as far as anybody knows.
@@ -210,13 +215,11 @@ class Units:
             self._texts.note(unit, state.status_text)
             state = replace(state, first_status=self._texts.first(unit, state.invocation))
             self.states[unit] = state
-            self.missing.discard(unit)
+            self._missing.discard(unit)
             self._deaths.watch(unit, state.invocation, state.main_pid)
             return
         self.states.pop(unit, None)
-        if unit not in self.missing:
-            self.missing.add(unit)
-            log.warning("unit %s does not exist; is the agent's option `unit` right?", unit)
+        self._missing.add(unit)
 
     def _unit_changed(self, unit: str, changed: Mapping[str, Any]) -> None:
         self._dirty.setdefault(unit)

@@ -205,6 +205,14 @@ def test_what_is_not_well_is_named_and_exits_with_1(
     assert [line for line in lines[lines.index("Not well:") :] if problem in line]
 
 
+def test_an_agent_without_a_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {"active_state": "not-found", "sub_state": "not-found", "pid": None}
+    code, lines = show(make(msgspec.structs.replace(AGENT, **state)), tmp_path, capsys)
+    assert code == 1
+    said = "  - agent worker has no unit worker.service; is the agent's option `unit` right?"
+    assert said in lines
+
+
 def test_an_agent_that_waits_for_its_restart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

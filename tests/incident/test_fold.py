@@ -59,10 +59,19 @@ def after_rollback(story: Story, then: str) -> None:
     story.crash(2_000_000, 1)
     if then == "given up":
         story.add(2_500_000, "agent.not-restarted", {"reason": "x"})
-    story.rollback(3_000_000, ok=then != "failed")
+    if then.startswith("undeclared"):
+        story.add(2_500_000, "agent.undeclared", {"unit": "worker.service"})
+    story.rollback(3_000_000, ok="failed" not in then)
+    if then == "gone with it":
+        story.add(4_000_000, "agent.undeclared", {"unit": "worker.service"})
     if then == "refuted":
         story.crash(5_000_000, 2, toplevel=GOOD)
         story.add(5_100_000, "agent.crash-loop", {"toplevel": GOOD})
+    if then.startswith("no help"):
+        story.crash(5_000_000, 2, toplevel=GOOD)
+        if then.endswith("given up"):
+            story.add(6_000_000, "agent.gave-up", {"reason": "x"})
+        story.add(7_000_000, "deployment.refuted", {"toplevel": BAD, "running": GOOD})
     if then == "late loop":
         story.add(5_100_000, "agent.crash-loop", {"toplevel": BAD})
     if then in {"recovered", "refuted"}:
@@ -75,8 +84,13 @@ def after_rollback(story: Story, then: str) -> None:
         ("nothing", State.ROLLED_BACK, False),
         ("recovered", State.ROLLED_BACK, True),
         ("given up", State.ROLLED_BACK, True),
+        ("undeclared", State.ROLLED_BACK, True),
+        ("undeclared, then failed", State.ROLLBACK_FAILED, True),
+        ("gone with it", State.ROLLED_BACK, True),
         ("late loop", State.ROLLED_BACK, False),
         ("refuted", State.REFUTED, True),
+        ("no help", State.REFUTED, False),
+        ("no help, given up", State.REFUTED, True),
         ("failed", State.ROLLBACK_FAILED, False),
     ],
 )
@@ -95,6 +109,28 @@ def test_an_agent_that_stays_down() -> None:
     (incident,) = fold(story.entries)
     assert (incident.state, incident.closed) == (State.NOT_RESTARTED, WALL_US + 1_100_000)
     assert incident.summary == "worker crashed: exited with code 3; stays down"
+
+
+def test_an_agent_that_is_no_agent_any_more() -> None:
+    story = Story()
+    story.crash(1_000_000)
+    story.add(2_000_000, "agent.undeclared", {"agent": "worker", "unit": "worker.service"})
+    (incident,) = fold(story.entries)
+    assert (incident.state, incident.closed) == (State.UNDECLARED, WALL_US + 2_000_000)
+    assert incident.summary.endswith("; it is declared no more")
+    # What was under way is told later, and opens nothing.
+    data = {"agent": "worker", "action": "quarantine", "ok": True}
+    story.add(3_000_000, "action.outcome", data)
+    (incident,) = fold(story.entries)
+    assert (incident.state, incident.closed) == (State.UNDECLARED, WALL_US + 2_000_000)
+
+
+def test_an_agent_without_a_unit() -> None:
+    story = Story()
+    story.crash(1_000_000)
+    story.add(2_000_000, "agent.missing", {"agent": "worker", "unit": "worker.service"})
+    (incident,) = fold(story.entries)
+    assert (incident.state, incident.closed) == (State.NOT_RESTARTED, WALL_US + 2_000_000)
 
 
 def test_stopping_an_agent_is_not_giving_it_up() -> None:
@@ -133,6 +169,8 @@ TYPES = [
     "agent.restarted",
     "agent.recovered",
     "agent.not-restarted",
+    "agent.undeclared",
+    "agent.missing",
     "agent.crash-loop",
     "health.failed",
     "deployment.activated",

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec.structs import replace as replace_struct
+
 from healer.config import Agent, AgentEscalation, Config, CrashLoop, Escalation, SafeSwitch
 from healer.decisions import Decisions
 from healer.events import Context, Ended, Instant, Systems, UnitState
@@ -11,6 +13,7 @@ from healer.records import Record
 from healer.watchdog.ladder import Ladder
 
 UNIT = "web.service"
+OTHER_UNIT = "site.service"
 STABLE_MS = 30_000
 QUARANTINE_SEC = 60
 MOST = 2
@@ -53,13 +56,16 @@ class World:
     boot: int = 1
     uptime_ms: int = 1000
     invocations: int = 0
-    hold: Hold | None = None
+    unit_name: str = UNIT
+    has_unit: bool = True
+    holds: dict[str, Hold] = field(default_factory=dict)
     unread: list[tuple[Ended, Context]] = field(default_factory=list)
     ledger: list[Record] = field(default_factory=list)
     crashes: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.decisions = Decisions(self.config)
+        self.declared = self.config.agents["web"]
         self.start()
         known_good = {"toplevel": "/nix/store/good-nixos"}
         self.note([Record(self.now(), "deployment.known-good", known_good)])
@@ -68,6 +74,14 @@ class World:
         self.look()
 
     # The host
+
+    @property
+    def hold(self) -> Hold | None:
+        return self.holds.get(self.unit_name)
+
+    @property
+    def is_declared(self) -> bool:
+        return "web" in self.config.agents
 
     def now(self) -> Instant:
         at = self.boot * 10_000_000 + self.uptime_ms
@@ -94,7 +108,7 @@ class World:
 
     def end(self, *, asked: bool) -> Ended:
         ended = Ended(
-            unit=UNIT,
+            unit=self.unit_name,
             invocation=self.unit.invocation,
             boot=self.now().boot,
             result="success" if asked else "signal",
@@ -118,13 +132,19 @@ class World:
 
     def pass_time(self, milliseconds: int) -> None:
         self.uptime_ms += milliseconds
-        until_ms = self.hold.until_ms if self.hold else None
-        if until_ms is not None and until_ms <= self.uptime_ms and self.timer_works:
-            self.let_go()
+        for unit, hold in [*self.holds.items()]:
+            over = hold.until_ms is not None and hold.until_ms <= self.uptime_ms
+            if over and self.timer_works:
+                self.let_go(unit)
 
-    def let_go(self) -> None:
-        self.hold = None
-        if not self.unit.running:
+    def let_go(self, unit: str) -> None:
+        self.holds.pop(unit, None)
+        if unit == self.unit_name:
+            self.come_up()
+
+    def come_up(self) -> None:
+        """Start the agent, unless it is held back, runs, or cannot run."""
+        if self.has_unit and self.hold is None and not self.unit.running:
             self.start()
 
     def stop(self) -> None:
@@ -136,14 +156,54 @@ class World:
         self.boot += 1
         self.uptime_ms = 1000
         self.down()
-        if self.hold is None or self.hold.until_ms is not None:
-            self.hold = None
-            self.start()
+        self.holds = {unit: h for unit, h in self.holds.items() if h.until_ms is None}
+        self.come_up()
+
+    def deploy(self, changed: str | None = None) -> None:
+        """Switch to another system, which says how it changes the agent, if it is known."""
+        previous, self.toplevel = self.toplevel, f"/nix/store/{len(self.ledger)}-nixos"
+        data: dict[str, Any] = {"toplevel": self.toplevel, "previous": previous, "kind": "switch"}
+        if changed is not None:
+            data["changes"] = {"agents": {"web": changed}, "shared": []}
+        activated = Record(self.now(), "deployment.activated", {**data, "generation": 1})
+        self.decisions.replay(activated)
+        self.note([activated])
+
+    def declare(self, unit: str | None) -> None:
+        """Switch to a system in which the agent is this unit; or to one without the agent."""
+        if unit != self.unit_name:
+            self.stop()
+            # A failing timer is not made up for under a name that the unit has no more.
+            self.timer_works = True
+        before = self.is_declared
+        self.deploy(None if unit is None else "changed" if before else "added")
+        agents = {} if unit is None else {"web": replace_struct(self.declared, unit=unit)}
+        self.configure(replace_struct(self.config, agents=agents))
+        self.unit_name, self.has_unit = unit or self.unit_name, unit is not None
+        self.come_up()
+
+    def lose_unit(self) -> None:
+        """Take the unit's file away."""
+        self.stop()
+        self.has_unit = False
+
+    def find_unit(self) -> None:
+        """Put the unit's file back."""
+        self.has_unit = True
+        self.come_up()
 
     # healer
 
     def note(self, records: Iterable[Record]) -> None:
         self.ledger.extend(records)
+
+    def configure(self, config: Config) -> None:
+        self.config = config
+        self.decisions.configure(config)
+        units = sorted(self.decisions.units)
+        loaded = Record(self.now(), "config.loaded", {"agents": [*config.agents], "units": units})
+        self.decisions.replay(loaded)
+        self.note([loaded])
 
     def systems(self) -> Systems:
         return Systems(self.toplevel, self.toplevel, self.toplevel, 1, switching=False)
@@ -156,10 +216,14 @@ class World:
     def look(self, *, late: bool = False) -> None:
         if not late:
             self.read()
-        now = self.now()
-        self.note(self.decisions.on_unit(UNIT, self.unit, self.systems(), now))
-        self.note(self.decisions.on_tick({UNIT: self.unit}, self.systems(), now))
-        self.note(self.decisions.escalate({UNIT: self.unit}, self.systems(), now))
+        now, systems = self.now(), self.systems()
+        known = {self.unit_name: self.unit} if self.has_unit else {}
+        gone = [] if self.has_unit else [self.unit_name]
+        for unit, state in known.items():
+            self.note(self.decisions.on_unit(unit, state, systems, now))
+        self.note(self.decisions.on_gone(gone, systems, now))
+        self.note(self.decisions.on_tick(known, systems, now))
+        self.note(self.decisions.escalate(known, systems, now))
 
     def is_killed(self) -> None:
         before = self.decisions
@@ -178,7 +242,13 @@ class World:
         ]
 
     def ask(self, verb: str, **more: Any) -> None:
-        data = {"action": verb, "target": UNIT, "agent": "web", "asked_by": "alice", "reason": "x"}
+        data = {
+            "action": verb,
+            "target": self.unit_name,
+            "agent": "web",
+            "asked_by": "alice",
+            "reason": "x",
+        }
         intent = Record(self.now(), "action.intent", {**data, **more})
         self.decisions.replay(intent)
         self.note([intent])
@@ -203,31 +273,36 @@ class World:
 
     def do(self, seq: int, intent: Record) -> bool:
         """What healer/helper.py does."""
-        action, data = intent.data["action"], intent.data
+        action, data, unit = intent.data["action"], intent.data, intent.data["target"]
+        if action == "reboot":
+            return True
+        if unit not in self.decisions.units:
+            return False
+        there = unit == self.unit_name and self.has_unit
+        other = self.holds.get(unit)
         if action in {"hold", "quarantine"}:
             until_ms = intent.at.uptime_ms + data["ttl_sec"] * 1000
             if intent.at.boot != self.now().boot or until_ms <= self.uptime_ms:
                 return False
-            other = self.hold
             longer = other and (other.until_ms is None or other.until_ms > until_ms)
             if longer and "asked_by" not in data:
                 return False
             if not (other and other.until_ms is None):
-                self.hold = Hold(seq, until_ms, by_person="asked_by" in data)
-            self.stop()
-        elif action == "give-up":
-            self.hold = Hold(seq, None)
+                self.holds[unit] = Hold(seq, until_ms, by_person="asked_by" in data)
+            if there:
+                self.stop()
+        elif action == "give-up" and there:
+            self.holds[unit] = Hold(seq, None)
             self.stop()
         elif action == "release":
-            other_hold = self.hold is not None and self.hold.intent != data.get("hold")
-            if "asked_by" in data or not other_hold:
-                self.let_go()
+            if "asked_by" in data or other is None or other.intent == data.get("hold"):
+                self.let_go(unit)
         elif action == "restart":
-            if self.hold is not None:
+            if other is not None or not there:
                 return False
             self.stop()
             self.start()
-        return True
+        return there
 
     # What is told afterwards
 

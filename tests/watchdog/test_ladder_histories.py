@@ -1,15 +1,15 @@
 """The ladder under invented histories: storms, late evidence, kills, reboots, lost timers."""
 
 import copy
-from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from healer.events import Instant
-from healer.records import Record
-from tests.watchdog.climbing import MOST, STEPS, World, config, go_on
+from healer.incident.fold import fold
+from tests.incident.story import Story
+from tests.watchdog.climbing import MOST, OTHER_UNIT, STEPS, UNIT, World, config, go_on
 
 
 class Histories(RuleBasedStateMachine):
@@ -58,6 +58,7 @@ class Histories(RuleBasedStateMachine):
         self.world.is_killed()
         self.world.look()
 
+    @precondition(lambda self: self.world.is_declared)
     @rule(
         verb=st.sampled_from(["hold", "release", "restart", "reset"]),
         ttl_sec=st.sampled_from([5, 300]),
@@ -68,15 +69,24 @@ class Histories(RuleBasedStateMachine):
 
     @rule(changed=st.sampled_from(["changed", "same", None]))
     def a_system_is_deployed(self, changed: str | None) -> None:
-        world = self.world
-        previous, world.toplevel = world.toplevel, f"/nix/store/{len(world.ledger)}-nixos"
-        data: dict[str, Any] = {"toplevel": world.toplevel, "previous": previous, "kind": "switch"}
-        if changed is not None:
-            data["changes"] = {"agents": {"web": changed}, "shared": []}
-        activated = Record(world.now(), "deployment.activated", {**data, "generation": 1})
-        world.decisions.replay(activated)
-        world.note([activated])
-        world.look()
+        self.world.deploy(changed)
+        self.world.look()
+
+    @rule(unit=st.sampled_from([UNIT, OTHER_UNIT, None]), late=st.booleans())
+    def a_system_declares_the_agent_otherwise(self, unit: str | None, late: bool) -> None:
+        if not late:
+            self.world.read()
+        self.world.declare(unit)
+        self.world.look(late=late)
+
+    @precondition(lambda self: self.world.is_declared)
+    @rule(there=st.booleans())
+    def its_unit_goes_or_comes_back(self, there: bool) -> None:
+        if there:
+            self.world.find_unit()
+        else:
+            self.world.lose_unit()
+        self.world.look()
 
     @invariant()
     def one_step_at_a_time(self) -> None:
@@ -137,21 +147,37 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
-        healthy = copy.deepcopy(self.world)
+        healthy, broken = self.world, copy.deepcopy(self.world)
         go_on(healthy, broken=False)
-        assert healthy.incident is None
+        assert_over(healthy)
+        go_on(broken, broken=True)
+        assert_over(broken)
+        # Wherever the agent was, it is there now.
+        for world in (healthy, broken):
+            world.declare(UNIT)
+        go_on(healthy, broken=False)
+        assert_over(healthy)
         if healthy.state.gave_up is None and not (healthy.hold and healthy.hold.by_person):
             assert healthy.hold is None
             assert healthy.unit.running
-        broken = self.world
         go_on(broken, broken=True)
+        assert_over(broken)
         if not (broken.hold and broken.hold.by_person):
             assert broken.state.gave_up is not None
             assert broken.hold is not None
             assert broken.hold.until_ms is None
             assert not broken.unit.running
-        assert broken.incident is None
-        assert not broken.open_intents()
+
+
+def assert_over(world: World) -> None:
+    """Nothing is under way, and each story has its end, also for who reads the ledger."""
+    assert world.incident is None
+    assert not world.open_intents()
+    story = Story()
+    for record in world.ledger:
+        at_us, boot = record.at.uptime_ms * 1000, record.at.boot
+        story.add(at_us, record.type, record.data, incident=record.incident, boot=boot)
+    assert all(incident.closed is not None for incident in fold(story.entries))
 
 
 def order(boot: str, uptime_ms: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from healer.drift.watch import DriftWatcher
 from healer.errors import ConfigError, HealerError
 from healer.events import Systems
 from healer.history import History, fold
-from healer.host import clock, nix
+from healer.host import clock, holds, nix
 from healer.host.environment import Environment
 from healer.ledger.entry import Entry
 from healer.ledger.writer import Ledger
@@ -279,6 +279,8 @@ class Daemon:
                 self._record(self._decisions.on_unit(unit, states[unit], systems, now))
         self._record(self._decisions.on_restarts(states, now))
         self._record(self._decisions.on_gone(self._units.gone, systems, now))
+        if self._decisions.holds.placed:
+            self._record(self._decisions.on_holds(holds.units(self._runtime_dir), now))
 
     def _look_at_clock(self) -> None:
         offset = _clock_offset_us()

@@ -16,6 +16,7 @@ from healer.watchdog import agent, backoff, counting, gone, groups, health, ladd
 from healer.watchdog.agent import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
+from healer.watchdog.holding import Holds
 
 _UNKNOWN = AgentState()
 
@@ -29,6 +30,7 @@ class Decisions:
         # By unit: the names under which ends of it are recorded, mostly one.
         self._recorded_as: dict[str, set[str]] = {}
         self.counts: dict[str, Count] = {}
+        self.holds = Holds()
         # Of these units it is told, in this boot and under this deployment, that there are none.
         self.missing: set[str] = set()
         self.deployment = DeploymentState()
@@ -66,6 +68,7 @@ class Decisions:
         if record.type == "action.intent" and record.data["action"] == "reboot":
             self.reboots = (*self.reboots, record.at)
         counting.apply(self.counts, record)
+        self.holds.apply(record)
         if record.type.startswith("action.") and record.data["action"] == "try":
             self.trial = record if record.type == "action.intent" else None
         self.deployment = deployment.apply(self.deployment, record)
@@ -110,6 +113,10 @@ class Decisions:
                 told = unit in self.missing
                 records += self._apply(gone.missing(unit, name, self.agent(name), now, told=told))
         return records
+
+    def on_holds(self, held: Collection[str], now: Instant) -> list[Record]:
+        """Answer which units are held back: a person's hold that is not there any more is over."""
+        return self._apply(self.holds.ended(held, now))
 
     def on_ended(self, ended: Ended, context: Context, now: Instant) -> list[Record]:
         """Answer the end of an agent's invocation; with nothing where it is recorded."""

@@ -300,6 +300,15 @@ def _bytes(data: Data, key: str) -> str:
     return size(value) if isinstance(value, int) else "?"
 
 
+def _released(data: Data) -> str:
+    asked_by = data.get("asked_by")
+    what = f"the hold that {text(data, 'asked_by')} asked for" if asked_by else "its quarantine"
+    why = {"boot": "the host was rebooted", "failure": "it never was"}
+    return f"{text(data, 'unit')} is held back no more: " + why.get(
+        text(data, "by"), f"{what} is over"
+    )
+
+
 def _generic(kind: str, data: Data) -> str:
     return " ".join([kind, *(f"{printable(key)}={text(data, key)}" for key in sorted(data))])
 
@@ -326,12 +335,7 @@ _LINES: dict[str, Callable[[Data], str]] = {
         f"{text(d, 'agent')} is in a crash loop under {toplevel(d.get('toplevel'))}: "
         f"{text(d, 'reason')}"
     ),
-    "agent.released": lambda d: (
-        f"{text(d, 'unit')} is held back no more: "
-        + {"boot": "the host was rebooted", "failure": "it never was"}.get(
-            text(d, "by"), "its quarantine is over"
-        )
-    ),
+    "agent.released": _released,
     "agent.gave-up": lambda d: (
         f"{text(d, 'agent')} is GIVEN UP: {text(d, 'reason')}; "
         + (

@@ -222,6 +222,7 @@ class World:
         for unit, state in known.items():
             self.note(self.decisions.on_unit(unit, state, systems, now))
         self.note(self.decisions.on_gone(gone, systems, now))
+        self.note(self.decisions.on_holds({*self.holds}, now))
         self.note(self.decisions.on_tick(known, systems, now))
         self.note(self.decisions.escalate(known, systems, now))
 

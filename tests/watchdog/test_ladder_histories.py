@@ -173,6 +173,8 @@ def assert_over(world: World) -> None:
     """Nothing is under way, and each story has its end, also for who reads the ledger."""
     assert world.incident is None
     assert not world.open_intents()
+    if not any(hold.by_person for hold in world.holds.values()):
+        assert not world.decisions.holds.placed
     story = Story()
     for record in world.ledger:
         at_us, boot = record.at.uptime_ms * 1000, record.at.boot

@@ -96,6 +96,8 @@ def test_a_hold_is_replaced_and_ends_with_its_boot(container: Boot) -> None:
     assert "7200 s, or until a reboot" in machine.succeed("healer agent worker hold --for 2h")
     machine.succeed("healer agent worker hold --for 5s")
     machine.wait_until_succeeds("systemctl is-active worker", timeout=30)
+    over = wait_for_entry(machine, "agent.released", agent="worker")["data"]
+    assert (over["by"], over["asked_by"]) == ("timer", "root")
     machine.succeed("healer agent worker hold --for 7d")
     assert "held back" in machine.execute("healer status")[1]
     machine.reboot()
@@ -104,4 +106,6 @@ def test_a_hold_is_replaced_and_ends_with_its_boot(container: Boot) -> None:
     assert "held back" not in machine.execute("healer status")[1]
     # Neither does a timer of the boot before end anything in this one.
     assert machine.succeed("systemctl list-timers --all --no-legend 'healer-release-*'") == ""
+    told = entries(machine, "agent.released")
+    assert [entry["data"]["by"] for entry in told] == ["timer", "boot"]
     assert_intact(machine)

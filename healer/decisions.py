@@ -145,7 +145,7 @@ class Decisions:
         if state.gave_up and (systems.switching or self.deployment.rolling_back):
             return []
         declared, known = self.config.agents[name], self.agent(name)
-        started = health.has_started(declared, known, state)
+        started = health.may_have_started(name, declared, known, self.streaks, state, now)
         return self._apply(agent.on_state(name, declared, known, state, now, started=started))
 
     def on_restarts(self, units: Mapping[str, UnitState], now: Instant) -> list[Record]:

@@ -70,7 +70,9 @@ in
           whose agents are not ready does not become known-good. A dependency that is down belongs
           here.
         - `startup`: it must succeed once after each start; until then failures of liveness do not
-          count. An agent that still fails when {option}`startGraceSec` is over is killed.
+          count. An agent that still fails when {option}`startGraceSec` is over is killed. Where the
+          check itself cannot be made nothing is killed, and an incident ends after
+          {option}`stableSec` all the same.
       '';
     };
     intervalSec = mkOption {

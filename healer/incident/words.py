@@ -209,8 +209,11 @@ def _coredump(data: Data) -> str:
 
 def _recovered(data: Data) -> str:
     ready, first = milliseconds(data, "ready_ms"), text(data, "first_status")
+    unchecked = data.get("unchecked")
+    names = printable(", ".join(map(str, unchecked))) if isinstance(unchecked, list) else ""
     return (
         f"{text(data, 'unit')} recovered: up for {milliseconds(data, 'stable_ms')} since"
+        + (f"; its startup check {names} could not be made" if names else "")
         + (f"; ready after {ready}" if ready else "")
         + (f"; its first status: {first}" if first else "")
     )

@@ -202,7 +202,8 @@ def on_state(
 ) -> Iterator[Record]:
     """Record what happened in an open incident: running again, given up, or stable again.
 
-    ``started`` says that every startup check has succeeded: before that no run is stable.
+    ``started`` says that every startup check has succeeded, or cannot tell: before that no run is
+    stable.
     """
     if state.ladder.held or state.ladder.giving_up:
         return
@@ -267,10 +268,12 @@ def _recovered(
     stable_ms: int,
     now: Instant,
 ) -> Record:
+    startups = [check.name for check in agent.health if check.purpose == "startup"]
     data = {
         **common,
         "invocation": unit.invocation,
         "stable_ms": stable_ms,
+        "unchecked": [name for name in startups if not state.has_passed(name, unit.invocation)],
         "first_status": unit.first_status,
         "ready_ms": _ready_ms(agent, state, unit),
         "restarts": 0 if state.incident is None else state.restarts,

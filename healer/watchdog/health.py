@@ -9,7 +9,7 @@ deployment, and never kills. The check's own error (it could not be made) is nei
 a success.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -79,6 +79,28 @@ def observe(
 def has_started(agent: Agent, state: AgentState, unit: UnitState) -> bool:
     """Whether every startup check has succeeded in this invocation."""
     return not any(is_due(check, state, unit) for check in agent.health if _is_startup(check))
+
+
+def may_have_started(
+    name: str,
+    agent: Agent,
+    state: AgentState,
+    streaks: Mapping[tuple[str, str], Streak],
+    unit: UnitState,
+    now: Instant,
+) -> bool:
+    """Whether no startup check says or may still say that this invocation has not started.
+
+    One that cannot be made tells nothing: behind its grace it is waited for no longer.
+    """
+
+    def cannot_tell(check: HealthCheck) -> bool:
+        streak = streaks.get((name, check.name), Streak())
+        errs = streak.invocation == unit.invocation and streak.outcome is Outcome.ERROR
+        return errs and not _in_grace(check, unit, now)
+
+    startups = (check for check in agent.health if _is_startup(check))
+    return not any(is_due(check, state, unit) and not cannot_tell(check) for check in startups)
 
 
 def why_unready(agent: Agent, state: AgentState, unit: UnitState) -> str | None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from healer.config import Agent, CommandCheck, Config, HealthCheck, SafeSwitch
 from healer.decisions import Decisions
-from healer.events import Instant, Systems, UnitState
+from healer.events import Context, Ended, Instant, Systems, UnitState
+from healer.incident import words
 from healer.records import Record
 from healer.watchdog.health import Outcome
 
@@ -289,3 +290,29 @@ def test_a_check_that_serves_another_purpose_from_now_on_begins_anew() -> None:
     host.reload(check(failure_threshold=2, start_grace_sec=0))
     assert host.look("live", FAILED) == []
     assert host.look("live", FAILED) == ["health.failed", "action.intent"]
+
+
+def test_a_startup_check_that_cannot_be_made_keeps_no_incident_open() -> None:
+    """It tells nothing, neither good nor bad; what has run for stableSec by the end of its grace is
+    recovered, as far as anybody knows.
+    """
+    host = Host(check("start", purpose="startup", start_grace_sec=10))
+    how = ("signal", "killed", "KILL", 0, 0, "/a", None, "stamp")
+    ended = Ended("web.service", "0" * 32, "boot", *how)
+    host.decisions.on_ended(ended, Context(), host.now())
+    systems = Systems("/a", "/a", "/a", 1, False)
+
+    def state() -> list[Record]:
+        return host.decisions.on_unit("web.service", host.unit, systems, host.now())
+
+    assert [record.type for record in state()] == ["agent.restarted"]
+    host.look("start", ERROR, 6)
+    assert state() == []
+    host.look("start", FAILED, 6)
+    assert state() == []
+    host.look("start", ERROR)
+    (end,) = state()
+    assert (end.type, end.incident) == ("agent.recovered", "web-00000000")
+    assert end.data["unchecked"] == ["start"]
+    assert "its startup check start could not be made" in words.line(end.type, end.data)
+    assert "startup check start" in (host.why_not_good() or "")

@@ -169,9 +169,13 @@ class World:
         self.decisions.replay(activated)
         self.note([activated])
 
-    def declare(self, unit: str | None) -> None:
-        """Switch to a system in which the agent is this unit; or to one without the agent."""
-        if unit != self.unit_name:
+    def declare(self, unit: str | None, *, runs_on: bool = False) -> None:
+        """Switch to a system in which the agent is this unit; or to one without the agent.
+
+        The unit of one that was adopted ``runs_on``, and nobody watches it.
+        """
+        runs_on = runs_on and unit is None and self.has_unit
+        if unit != self.unit_name and not runs_on:
             self.stop()
             # A failing timer is not made up for under a name that the unit has no more.
             self.timer_works = True
@@ -179,7 +183,7 @@ class World:
         self.deploy(None if unit is None else "changed" if before else "added")
         agents = {} if unit is None else {"web": replace_struct(self.declared, unit=unit)}
         self.configure(replace_struct(self.config, agents=agents))
-        self.unit_name, self.has_unit = unit or self.unit_name, unit is not None
+        self.unit_name, self.has_unit = unit or self.unit_name, unit is not None or runs_on
         self.come_up()
 
     def lose_unit(self) -> None:
@@ -217,7 +221,7 @@ class World:
         if not late:
             self.read()
         now, systems = self.now(), self.systems()
-        known = {self.unit_name: self.unit} if self.has_unit else {}
+        known = {self.unit_name: self.unit} if self.has_unit and self.is_declared else {}
         gone = [] if self.has_unit else [self.unit_name]
         for unit, state in known.items():
             self.note(self.decisions.on_unit(unit, state, systems, now))

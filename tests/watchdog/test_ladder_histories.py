@@ -72,11 +72,13 @@ class Histories(RuleBasedStateMachine):
         self.world.deploy(changed)
         self.world.look()
 
-    @rule(unit=st.sampled_from([UNIT, OTHER_UNIT, None]), late=st.booleans())
-    def a_system_declares_the_agent_otherwise(self, unit: str | None, late: bool) -> None:
+    @rule(unit=st.sampled_from([UNIT, OTHER_UNIT, None]), runs_on=st.booleans(), late=st.booleans())
+    def a_system_declares_the_agent_otherwise(
+        self, unit: str | None, runs_on: bool, late: bool
+    ) -> None:
         if not late:
             self.world.read()
-        self.world.declare(unit)
+        self.world.declare(unit, runs_on=runs_on)
         self.world.look(late=late)
 
     @precondition(lambda self: self.world.is_declared)

@@ -84,22 +84,7 @@ def problems(status: "Status") -> list[str]:
 
 def _problems(status: "Status") -> Iterator[str]:
     for name, agent in status.agents.items():
-        if agent.gave_up is not None:
-            again = f"once it is mended: healer agent {name} release"
-            yield f"agent {name} was GIVEN UP, {agent.gave_up}; {again}"
-        elif agent.held is not None:
-            yield f"agent {name} is held back: {agent.held}"
-        elif agent.restart_timer is not None:
-            yield f"agent {name} waits for its restart, by {agent.restart_timer}"
-        elif agent.active_state == "not-found":
-            yield f"agent {name} has no unit {agent.unit}; is the agent's option `unit` right?"
-        elif agent.active_state not in _RUNNING:
-            yield f"agent {name} is {agent.active_state} ({agent.sub_state})"
-        failing = [check for check, state in agent.health.items() if state == "failing"]
-        if failing:
-            yield f"agent {name} fails its health check {', '.join(sorted(failing))}"
-        if agent.incident is not None:
-            yield f"agent {name} has an open incident: healer incident {agent.incident}"
+        yield from _problems_of(name, agent)
     if not status.deployment.lasts:
         again = f"healer safeswitch rollback --to {status.deployment.toplevel}"
         yield f"the rollback does not outlive the next boot; once what failed is mended: {again}"
@@ -112,6 +97,25 @@ def _problems(status: "Status") -> Iterator[str]:
         yield f"drift: {len(status.drift)} not as declared: healer incidents --open"
     if not status.ledger.ok:
         yield f"the ledger cannot be written: {status.ledger.reason or 'no reason known'}"
+
+
+def _problems_of(name: str, agent: "AgentStatus") -> Iterator[str]:
+    if agent.gave_up is not None:
+        again = f"once it is mended: healer agent {name} release"
+        yield f"agent {name} was GIVEN UP, {agent.gave_up}; {again}"
+    elif agent.held is not None:
+        yield f"agent {name} is held back: {agent.held}"
+    elif agent.restart_timer is not None:
+        yield f"agent {name} waits for its restart, by {agent.restart_timer}"
+    elif agent.active_state == "not-found":
+        yield f"agent {name} has no unit {agent.unit}; is the agent's option `unit` right?"
+    elif agent.active_state not in _RUNNING:
+        yield f"agent {name} is {agent.active_state} ({agent.sub_state})"
+    failing = [check for check, state in agent.health.items() if state == "failing"]
+    if failing:
+        yield f"agent {name} fails its health check {', '.join(sorted(failing))}"
+    if agent.incident is not None:
+        yield f"agent {name} has an open incident: healer incident {agent.incident}"
 
 
 def _exists(pid: int) -> bool:

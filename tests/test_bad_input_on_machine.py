@@ -10,8 +10,8 @@ from tests.machine.agents import (
     kill_and_wait,
     main_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
 )
 
 CONFIG = "/etc/healer/config.yaml"
@@ -85,9 +85,7 @@ def test_journald_is_not_there_at_start(container: Boot) -> None:
     wait_for_entry(machine, "agent.recovered", agent="worker")
     machine.succeed(f"systemctl start {journald}")
     kill_and_wait(machine, "worker.service")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type agent.crash --json | wc -l) = 2", timeout=60
-    )
+    wait_for_entries(machine, 2, "agent.crash", timeout=60)
     assert_intact(machine)
 
 
@@ -165,9 +163,7 @@ def test_ledger_trouble(container: Boot) -> None:
     machine.wait_until_succeeds("(healer status || true) | grep -i 'no space'", timeout=30)
     machine.succeed(journal_says("entries wait in memory"))
     machine.succeed(f"rm {ledger}/filler")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type agent.crash --json | wc -l) = 6", timeout=30
-    )
+    wait_for_entries(machine, 6, "agent.crash", timeout=30)
     assert_intact(machine)
 
     # A ledger that is begun anew has a key of its own, and root obeys it only once it is told.

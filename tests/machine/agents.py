@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tests.machine.local import LocalMachine
 from tests.machine.outcome import DEFAULT_TIMEOUT, retry
 
+_LEDGER = "/var/lib/healer/ledger/*.jsonl"
 # How often to look where nothing was written since: what looks may itself have been hindered.
 _LOOK_SEC = 5
 
@@ -81,12 +83,12 @@ def wait_for_ledger(machine: LocalMachine, command: str, timeout: float = DEFAUL
     Only as the ledger grows: to start Python ten times a second would take a processor from all
     that is waited for.
     """
-    seen, looked, output = "", 0.0, ""
+    seen, looked, output = -1, 0.0, ""
 
     def check(last: bool) -> bool:
         nonlocal seen, looked, output
         # Before the look: what is written during it is not missed.
-        now = machine.execute("stat -c '%n %s' /var/lib/healer/ledger/*.jsonl 2>&1 || true")[1]
+        now = len(machine.read(_LEDGER))
         if now == seen and not last and time.monotonic() - looked < _LOOK_SEC:
             return False
         seen = now
@@ -103,18 +105,44 @@ def wait_for_entry(
     machine: LocalMachine, kind: str, timeout: float = 120, **data: Any
 ) -> dict[str, Any]:
     """Wait for an entry of this type with these data, and return the last one."""
-    tests = "".join(f" and e['data'].get({key!r}) == {value!r}" for key, value in data.items())
-    script = (
-        "import json, sys\n"
-        f"found = [e for e in map(json.loads, sys.stdin) if e['type'] == {kind!r}{tests}]\n"
-        "print(json.dumps(found[-1])) if found else sys.exit(1)\n"
-    )
-    # Not below /run: the machine may reboot meanwhile.
-    machine.write_file("/var/tmp/wait-for-entry.py", script)
-    show = "healer ledger show --json | python3 /var/tmp/wait-for-entry.py"
-    out = wait_for_ledger(machine, show, timeout=timeout)
-    entry: dict[str, Any] = json.loads(out)
-    return entry
+    return _wait_for_found(machine, lambda number: number > 0, kind, timeout, data)[-1]
+
+
+def wait_for_entries(
+    machine: LocalMachine, number: int, kind: str, timeout: float = 120, **data: Any
+) -> list[dict[str, Any]]:
+    """Wait until just so many entries are of this type with these data, and return them."""
+    return _wait_for_found(machine, lambda found: found == number, kind, timeout, data)
+
+
+def _wait_for_found(
+    machine: LocalMachine,
+    enough: Callable[[int], bool],
+    kind: str,
+    timeout: float,
+    data: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Look at the ledger as it is on the disk: nothing has to be started in the machine."""
+    seen = -1
+    found: list[dict[str, Any]] = []
+
+    def check(_last: bool) -> bool:
+        nonlocal seen, found
+        text = machine.read(_LEDGER)
+        if len(text) != seen:
+            seen = len(text)
+            # An incomplete last line is a write under way.
+            complete = map(json.loads, text[: text.rfind(b"\n") + 1].splitlines())
+            found = [e for e in complete if e["type"] == kind and _has(e["data"], data)]
+        return enough(len(found))
+
+    with machine.nested(f"waiting for {kind} in the ledger, with {data}"):
+        retry(check, timeout, interval=machine.interval)
+    return found
+
+
+def _has(all_of_it: dict[str, Any], data: dict[str, Any]) -> bool:
+    return all(all_of_it.get(key) == value for key, value in data.items())
 
 
 def wait_for_new_pid(machine: LocalMachine, unit: str, old: int) -> int:

@@ -38,13 +38,16 @@ def retry(
     timeout: float | None = None,
     interval: float = 1,
 ) -> None:
-    """Call FN until it returns true; its argument says whether this is the last try."""
+    """Call FN until it returns true; its argument says whether this is the last try.
+
+    Half of the time at most goes into looking: it takes a processor from what is waited for.
+    """
     limit = timeout_seconds if timeout is None else timeout
     start = time.monotonic()
-    while time.monotonic() - start < limit:
+    while (began := time.monotonic()) - start < limit:
         if fn(False):
             return
-        time.sleep(interval)
+        time.sleep(max(interval, time.monotonic() - began))
     if not fn(True):
         elapsed = time.monotonic() - start
         raise RequestedAssertionError(

@@ -9,8 +9,8 @@ from tests.machine.agents import (
     assert_intact,
     entries,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
 )
 from tests.machine.container import ContainerMachine
 from tests.machine.local import PROFILE, LocalMachine, SystemSpec
@@ -126,11 +126,7 @@ def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: B
     new = machine.deploy(provisional("new"), how="boot")
     for number in range(3):
         booted_into(machine, new)
-        wait_for_ledger(
-            machine,
-            f"test $(healer ledger show --type host.up --json | wc -l) = {number + 2}",
-            timeout=120,
-        )
+        wait_for_entries(machine, number + 2, "host.up", timeout=120)
         machine.wait_until_succeeds(f"! test -e {COUNT}", timeout=60)
     # An agent that was not changed, and that what is on the disk keeps down, is no fault of it.
     machine.succeed("mkdir /var/lib/worker/counter.new")

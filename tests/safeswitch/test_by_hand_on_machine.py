@@ -14,6 +14,7 @@ from tests.machine.agents import (
     entries,
     main_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
     wait_for_ledger,
 )
@@ -539,8 +540,6 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
     )
     assert where(machine) == (old, old, old)
     # That of the confirmation is told, too.
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type action.outcome --json | wc -l) = 3", timeout=240
-    )
+    wait_for_entries(machine, 3, "action.outcome", timeout=240)
     assert [e["data"]["ok"] for e in entries(machine, "action.outcome")] == [False] * 3
     assert_intact(machine)

@@ -14,6 +14,7 @@ from tests.machine.agents import (
     kill_and_wait,
     main_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
     wait_for_ledger,
 )
@@ -80,11 +81,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
     # Deployed once more it gets one more rollback, and no ping-pong in between.
     machine.deploy(BAD, status={0, 4})
-    wait_for_ledger(
-        machine,
-        "test $(healer ledger show --type deployment.condemned --json | wc -l) = 2",
-        timeout=120,
-    )
+    wait_for_entries(machine, 2, "deployment.condemned", timeout=120)
     assert machine.current_system() == good
     status = json.loads(machine.execute("healer status --json")[1])
     assert status["deployment"]["state"] == "known-good"

@@ -11,7 +11,7 @@ import pytest
 
 from healer.host.switching import UNIT
 from tests.conftest import Boot
-from tests.machine.agents import assert_intact, entries, system, wait_for_entry, wait_for_ledger
+from tests.machine.agents import assert_intact, entries, system, wait_for_entries, wait_for_entry
 from tests.machine.local import PROFILE, LocalMachine
 from tests.safeswitch.test_on_machine import promoted
 
@@ -96,11 +96,7 @@ def cut(machine: LocalMachine, condition: str, *, bad: str, good: str, before: i
 
 def assert_went_back(machine: LocalMachine, *, bad: str, good: str, times: int) -> None:
     """The rollback was completed, once, and its outcome is what runs."""
-    wait_for_ledger(
-        machine,
-        f"test $(healer ledger show --type deployment.condemned --json | wc -l) = {times}",
-        timeout=600,
-    )
+    wait_for_entries(machine, times, "deployment.condemned", timeout=600)
     assert machine.succeed(f"readlink -f /run/current-system {PROFILE}").split() == [good, good]
     intents = [e for e in entries(machine, "action.intent") if e["data"]["action"] == "rollback"]
     assert [(e["data"]["from"], e["data"]["target"]) for e in intents] == [(bad, good)] * times

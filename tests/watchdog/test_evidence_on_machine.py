@@ -8,8 +8,8 @@ from tests.machine.agents import (
     kill_and_wait,
     losses,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
     wait_until_all_are_recorded,
 )
 
@@ -51,9 +51,7 @@ def test_what_people_do_to_the_count_is_no_loss(container: Boot) -> None:
         kill_and_wait(machine, "worker.service")
         machine.succeed(disturbance)
         kill_and_wait(machine, "worker.service")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type agent.crash --json | wc -l) = 12", timeout=60
-    )
+    wait_for_entries(machine, 12, "agent.crash", timeout=60)
     # Twice as long as healer takes to look at systemd's counts.
     machine.sleep(22)
     assert losses(machine, "restarts") == []
@@ -82,11 +80,7 @@ def test_a_journal_that_is_not_kept_any_more_is_one_loss(container: Boot) -> Non
     # Each crash has healer look at the journal.
     for crashes in range(1, 4):
         kill_and_wait(machine, "worker.service")
-        wait_for_ledger(
-            machine,
-            f"test $(healer ledger show --type agent.crash --json | wc -l) = {crashes}",
-            timeout=60,
-        )
+        wait_for_entries(machine, crashes, "agent.crash", timeout=60)
     wait_for_entry(machine, "agent.recovered", agent="worker")
     (lost,) = losses(machine, "journal")
     assert lost["reason"] == "there is nothing in the journal that healer may read"

@@ -10,8 +10,8 @@ from tests.machine.agents import (
     kill_and_wait,
     running_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
     wait_for_new_pid,
 )
 from tests.machine.local import LocalMachine
@@ -58,9 +58,7 @@ def test_mates_restart_together(
         before = after
 
     machine.succeed("systemctl start healer")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --json --type agent.crash | wc -l) = 2", timeout=30
-    )
+    wait_for_entries(machine, 2, "agent.crash", timeout=30)
     for name in mates:
         stopped = wait_for_entry(machine, "agent.stopped", agent=name)
         assert (stopped["data"]["by"], stopped["data"]["mate"]) == ("group", crashed)

@@ -12,8 +12,8 @@ from tests.machine.agents import (
     main_pid,
     running_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
     wait_for_new_pid,
     wait_until_all_are_recorded,
     wait_until_every_end_is_recorded,
@@ -112,9 +112,7 @@ def test_the_backoff_begins_anew_after_a_stable_run(container: Boot) -> None:
     assert machine.get_unit_property("worker.service", "NRestarts") == "0"
     assert machine.get_unit_property("worker.service", "ActiveState") == "active"
     kill_and_wait(machine, "worker.service")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type agent.recovered --json | wc -l) = 2", timeout=60
-    )
+    wait_for_entries(machine, 2, "agent.recovered", timeout=60)
     delays = [e["data"]["delay_ms"] for e in entries(machine, "agent.restarted")]
     assert delays[-1] < delays[-2]
     assert_intact(machine)
@@ -184,9 +182,7 @@ def test_what_is_asked_for_is_no_crash(container: Boot) -> None:
     assert stopped["data"]["status"] == "1"
     wait_until_it_says_up(machine)
     machine.succeed("systemctl stop worker")
-    wait_for_ledger(
-        machine, "test $(healer ledger show --type agent.stopped --json | wc -l) = 3", timeout=20
-    )
+    wait_for_entries(machine, 3, "agent.stopped", timeout=20)
     assert entries(machine, "agent.crash") == []
 
 
@@ -225,7 +221,7 @@ def test_a_stop_in_the_middle_of_a_start_is_no_crash(container: Boot) -> None:
     kill_and_wait(machine, "worker.service")
     crash = wait_for_entry(machine, "agent.crash", agent="worker")
     assert crash["data"]["status"] == "KILL"
-    assert entries(machine, "agent.crash") == [crash]
+    assert [e["seq"] for e in entries(machine, "agent.crash")] == [crash["seq"]]
     assert entries(machine, "agent.exit") == []
     assert len(entries(machine, "agent.stopped")) > 40
 
@@ -244,14 +240,13 @@ def test_a_kill_of_the_whole_cgroup_leaves_no_stamp_and_is_recorded(container: B
 
     for _ in range(3):
         kill_all()
-    count = "test $(healer ledger show --type agent.crash --json | wc -l)"
-    machine.wait_until_succeeds(f"{count} = 3", timeout=60)
+    wait_for_entries(machine, 3, "agent.crash", timeout=60)
     # Nor is one lost while healer is down: the journal is read on from where it was.
     machine.succeed("systemctl stop healer")
     for _ in range(2):
         kill_all()
     machine.succeed("systemctl start healer")
-    machine.wait_until_succeeds(f"{count} = 5", timeout=60)
+    wait_for_entries(machine, 5, "agent.crash", timeout=60)
     assert entries(machine, "loss") == []
     for crash in entries(machine, "agent.crash"):
         assert (crash["data"]["class"], crash["data"]["status"]) == ("signal", "KILL")

@@ -13,8 +13,8 @@ from tests.machine.agents import (
     kill_and_wait,
     running_pid,
     system,
+    wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
     wait_for_new_pid,
 )
 from tests.machine.local import LocalMachine
@@ -125,8 +125,4 @@ def the_clock_is_set_back(machine: LocalMachine) -> None:
     step = wait_for_entry(machine, "host.clock-step")
     assert step["data"]["step_us"] < -86_000_000_000
     kill_and_wait(machine, "hog.service")
-    wait_for_ledger(
-        machine,
-        f"test $(healer ledger show --type agent.crash --json | wc -l) = {crashes + 1}",
-        timeout=60,
-    )
+    wait_for_entries(machine, crashes + 1, "agent.crash", timeout=60)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from tests.conftest import Boot
-from tests.machine.agents import assert_intact, entries, system, wait_for_ledger
+from tests.machine.agents import assert_intact, entries, system, wait_for_entries
 from tests.machine.local import LocalMachine
 
 COUNT = 1000
@@ -76,11 +76,7 @@ def test_a_thousand_agents(container: Boot) -> None:
     machine.write_file("/run/before.json", json.dumps(killed))
     wait_until_well(machine)
 
-    wait_for_ledger(
-        machine,
-        f"test $(healer ledger show --json --type agent.restarted | wc -l) = {COUNT}",
-        timeout=300,
-    )
+    wait_for_entries(machine, COUNT, "agent.restarted", timeout=300)
     crashes = [entry["data"] for entry in entries(machine, "agent.crash")]
     assert {crash["unit"]: crash["invocation"] for crash in crashes} == killed
     assert len(crashes) == COUNT

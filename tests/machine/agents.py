@@ -63,7 +63,7 @@ def system(agents: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Declare a system with these agents and a short probation."""
     healer = {
         "agents": agents,
-        "safeSwitch": {"probationSec": 4},
+        "safeSwitch": {"probationSec": 2},
         "drift": {"intervalSec": 2},
         **more.pop("healer", {}),
     }

@@ -50,7 +50,7 @@ def actions(machine: LocalMachine) -> list[str]:
     return [e["data"]["action"] for e in entries(machine, "action.intent")]
 
 
-def needy(label: str, **options: Any) -> dict[str, Any]:
+def needy(label: str, probation_sec: float, **options: Any) -> dict[str, Any]:
     """Three agents that need the same; the options are those of one of them."""
     restart = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 2}
     each = {
@@ -60,17 +60,17 @@ def needy(label: str, **options: Any) -> dict[str, Any]:
         "escalation": {"enable": False},
     }
     agents = {"first": {**each, **options}, "second": each, "third": each}
-    return system(agents, label=label, healer={"safeSwitch": {"probationSec": 30}})
+    return system(agents, label=label, healer={"safeSwitch": {"probationSec": probation_sec}})
 
 
 def test_a_bad_environment_is_not_blamed_on_the_deployment(container: Boot) -> None:
     machine = container()
     machine.succeed("touch /run/upstream")
-    machine.deploy(needy("good"))
+    machine.deploy(needy("good", 4))
     good = promoted(machine)
     # It changes one of the three; what they all need is gone when that has run well for a while.
     early = {"crashLoop": {"earlyDeathSec": 1}}
-    new = machine.deploy(needy("new", environment={"LEVEL": "debug"}, **early))
+    new = machine.deploy(needy("new", 30, environment={"LEVEL": "debug"}, **early))
     machine.wait_until_succeeds(
         "us=$(systemctl show -P ActiveEnterTimestampMonotonic first); read -r now _ </proc/uptime;"
         " test $((${now%.*} - us / 1000000)) -gt 3",

@@ -23,7 +23,7 @@ LOCK = "/run/nixos/switch-to-configuration.lock"
 
 
 def good(safe_switch: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    healer = {"safeSwitch": {"probationSec": 3, **(safe_switch or {})}}
+    healer = {"safeSwitch": {"probationSec": 2, **(safe_switch or {})}}
     label = more.pop("label", "good")
     return system({"worker": agent(**more.pop("options", {}))}, label=label, healer=healer, **more)
 
@@ -253,7 +253,7 @@ def test_a_switch_that_hangs_after_it_has_switched_is_a_rollback(container: Boot
     machine = container(system=good(services={"slow": slow}))
     known_good = promoted(machine)
     machine.succeed("touch /run/obstacle")
-    toplevel = machine.deploy(bad({"timeoutSec": 20}), status={0, 4})
+    toplevel = machine.deploy(bad({"timeoutSec": 10}), status={0, 4})
     outcome = assert_rolled_back(machine, toplevel, known_good)
     assert "did not end within" in outcome["detail"]
 
@@ -323,7 +323,7 @@ def test_hooks_run_before_the_rollback_as_whom_they_should(container: Boot) -> N
     }
     # The bad system does not have this one's unit: nobody knows there as whom its hook should run.
     command = ["/bin/sh", "-c", "id -u >/run/gone"]
-    gone = {"adopt": True, "unit": "gone.service", "beforeRollback": command}
+    gone = {"adopt": True, "unit": "gone.service", "stableSec": 2, "beforeRollback": command}
     service = {
         "wantedBy": ["multi-user.target"],
         "serviceConfig": {"ExecStart": "/bin/sleep infinity", "User": "nobody"},

@@ -13,8 +13,8 @@ from tests.machine.agents import (
     main_pid,
     running_pid,
     system,
-    wait_for_entry,
     wait_for_entries,
+    wait_for_entry,
     wait_for_ledger,
 )
 from tests.machine.local import LocalMachine
@@ -64,7 +64,7 @@ def holds(machine: LocalMachine) -> str:
 
 
 def test_from_a_crash_loop_to_the_end_and_back(container: Boot) -> None:
-    machine = container(system=host({"quarantineSec": 10, "maxQuarantines": 2}))
+    machine = container(system=host({"quarantineSec": 5, "maxQuarantines": 2}))
     known_good(machine)
     machine.succeed("touch /run/break")
     quarantine = wait_for_entry(machine, "action.outcome", action="quarantine")
@@ -143,7 +143,7 @@ def test_a_reboot_into_the_known_good(container: Boot) -> None:
 
 def test_healer_killed_between_intent_and_outcome(container: Boot) -> None:
     """The quarantine is done once, whoever is killed, and ends without healer."""
-    slow = host({"quarantineSec": 30, "maxQuarantines": 1})
+    slow = host({"quarantineSec": 15, "maxQuarantines": 1})
     machine = container(system=slow)
     known_good(machine)
     # Root's helper is kept from answering, so that there is a long way between the two.
@@ -174,8 +174,8 @@ def test_a_person_ends_a_quarantine_and_holds_for_longer(container: Boot) -> Non
     pid = main_pid(machine, "worker.service")
 
     # A timer of an earlier hold ends no later one.
-    machine.succeed("healer agent worker hold --for 10s", "healer agent worker hold --for 30m")
-    machine.sleep(13)
+    machine.succeed("healer agent worker hold --for 5s", "healer agent worker hold --for 30m")
+    machine.sleep(7)
     assert machine.get_unit_property("worker.service", "ActiveState") == "inactive"
     assert "worker.service" in holds(machine)
     machine.succeed("healer agent worker release")
@@ -244,7 +244,7 @@ def test_a_rule_takes_the_next_step_at_once(container: Boot) -> None:
 
 
 def test_a_group_is_quarantined_and_let_go_together(container: Boot) -> None:
-    limits = {"enable": True, "quarantineSec": 15}
+    limits = {"enable": True, "quarantineSec": 8}
     worker = agent(
         "two-faced", crashLoop={"maxCrashes": 3}, escalation=limits, stateDirectory="one"
     )

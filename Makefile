@@ -13,7 +13,8 @@ CACHE := $(abspath $(or $(HEALER_CACHE),build))
 VENV := $(CACHE)/venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
-WORKERS ?= 2
+# More than processors: half of a test's time is spent waiting.
+WORKERS ?= 3
 SUITE ?=
 
 # What the Python packages are built with, and what boots machines.

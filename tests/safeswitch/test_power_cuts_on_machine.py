@@ -4,8 +4,8 @@ A container loses all its processes and /run; a virtual machine also loses what 
 an emulated one takes minutes for each cut.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,20 +20,45 @@ COMMANDS = {"good": ["/bin/sleep", "infinity"], "bad": ["/bin/sh", "-c", "exit 3
 PROGRESS = "/var/lib/healer-helper/rollback-*"
 RESULT = "/run/healer-rollback-*.result"
 LEDGER = "/var/lib/healer/ledger/*.jsonl"
+RAN = "/var/lib/worker/ran"
+HOLD = "/run/hold-the-hook"
 
-# By step: what a shell waits for until the power is cut. $good is the target.
-STEPS = {
-    "the intent is durable": f'[ "$(cat {LEDGER} | grep -c {{intent}})" -gt $before ]',
-    "the unit has begun": f"grep -qs begun {RESULT}",
-    "the profile is set": f"[ {PROFILE} -ef $good ]",
-    "the boot loader is installed": "grep -qs init=$good $entries/$(sed -n s/^default.//p $conf)",
-    "the system is activated": "[ /run/current-system -ef $good ]",
-    "the switch has ended": f"grep -qs switch {RESULT}",
-    "the result is written down": f"grep -qs '\"done\":true' {PROGRESS}.json",
+
+class Step(NamedTuple):
+    """What a shell waits for until the power is cut; $good is the target.
+
+    ``reboots``: the host then boots the bad system once more, and healer reboots it from that.
+    ``ran``: how often the agent's hook has run in the end.
+    """
+
+    condition: str
+    reboots: bool = False
+    ran: int = 0
+
+
+INTENT = '\'"action":"rollback".*"type":"action.intent"\''
+PROFILE_SET = f"[ {PROFILE} -ef $good ]"
+BOOT_LOADER = "grep -qs init=$good $entries/$(sed -n s/^default.//p $conf)"
+SWITCH = {
+    "the intent is durable": Step(f'[ "$(cat {LEDGER} | grep -c {INTENT})" -gt $before ]'),
+    "the unit has begun": Step(f"grep -qs begun {RESULT}"),
+    "the profile is set": Step(PROFILE_SET),
+    "the boot loader is installed": Step(BOOT_LOADER),
+    "the system is activated": Step("[ /run/current-system -ef $good ]"),
+    "the switch has ended": Step(f"grep -qs switch {RESULT}"),
+    "the result is written down": Step(f"grep -qs '\"done\":true' {PROGRESS}.json"),
 }
 # Where a lost sector would hurt most.
 WORST = ("the profile is set", "the system is activated")
-INTENT = '\'"action":"rollback".*"type":"action.intent"\''
+REBOOT = {
+    "the profile is set": Step(PROFILE_SET, reboots=True),
+    "the boot loader is installed": Step(BOOT_LOADER),
+    "it is staged": Step(f'grep -qs \'"staged":"\' {PROGRESS}.json'),
+}
+HOOK = {
+    "a hook runs": Step(f"grep -qs here {RAN}", ran=2),
+    "the hooks have run": Step(f"grep -qs '\"prepared\":true' {PROGRESS}.json", ran=1),
+}
 
 # Who rolls back is stopped in its tracks, so that the power is cut at this step and no later one.
 CUTTER = """\
@@ -47,54 +72,112 @@ sleep infinity
 """
 
 
-def declared(label: str) -> dict[str, Any]:
-    agent = {"command": COMMANDS[label], "stableSec": 2}
-    safe_switch = {"maxRollbacksPerDay": 100, "probationSec": 4 if label == "good" else 600}
-    return system({"worker": agent}, label=label, healer={"safeSwitch": safe_switch})
+def declared(
+    label: str, inhibitor: str = "old", *, hooks: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    agent = {"command": COMMANDS[label], "stableSec": 2, **(hooks or {})}
+    safe_switch = {
+        "maxRollbacksPerDay": 100,
+        "probationSec": 4 if label == "good" else 600,
+        "reboot": "at-once",
+    }
+    return system(
+        {"worker": agent},
+        label=label,
+        healer={"safeSwitch": safe_switch},
+        switchInhibitors={"init": inhibitor},
+    )
 
 
-def test_at_every_step_in_a_container(container: Boot) -> None:
-    cut_at(STEPS, container)
+def hooks() -> dict[str, Any]:
+    """Hooks that say durably that they run; one goes on only once nobody holds it."""
+    note = "echo here >>{0}; sync {0}"
+    waits = f"while test -e {HOLD}; do sleep 0.2; done"
+    return {
+        "stateDirectory": "worker",
+        "snapshot": ["/bin/sh", "-c", note.format(f"{RAN}-before")],
+        "beforeRollback": ["/bin/sh", "-c", f"{note.format(RAN)}; {waits}"],
+    }
+
+
+def by_switch() -> dict[str, Any]:
+    return declared("bad")
+
+
+def by_reboot() -> dict[str, Any]:
+    return declared("bad", "new")
+
+
+def after_hooks() -> dict[str, Any]:
+    return declared("bad", hooks=hooks())
+
+
+@pytest.mark.parametrize(
+    ("bad", "steps"),
+    [(by_switch(), SWITCH), (by_reboot(), REBOOT), (after_hooks(), HOOK)],
+    ids=["by a switch", "by a reboot", "after hooks"],
+)
+def test_at_every_step_in_a_container(
+    container: Boot, bad: dict[str, Any], steps: dict[str, Step]
+) -> None:
+    cut_at(steps, bad, container)
 
 
 def test_at_the_worst_steps_in_a_virtual_machine(vm: Boot) -> None:
-    cut_at(WORST, vm)
+    cut_at({name: SWITCH[name] for name in WORST}, by_switch(), vm)
 
 
 @pytest.mark.slow_when_emulated
-def test_at_the_other_steps_in_a_virtual_machine(vm: Boot) -> None:
-    cut_at([step for step in STEPS if step not in WORST], vm)
+@pytest.mark.parametrize(
+    ("bad", "steps"),
+    [
+        (by_switch(), {name: step for name, step in SWITCH.items() if name not in WORST}),
+        (by_reboot(), REBOOT),
+        (after_hooks(), HOOK),
+    ],
+    ids=["by a switch", "by a reboot", "after hooks"],
+)
+def test_at_the_other_steps_in_a_virtual_machine(
+    vm: Boot, bad: dict[str, Any], steps: dict[str, Step]
+) -> None:
+    cut_at(steps, bad, vm)
 
 
-def cut_at(steps: Iterable[str], boot: Boot) -> None:
+def cut_at(steps: Mapping[str, Step], declared_bad: dict[str, Any], boot: Boot) -> None:
     """Let one machine roll back again and again, with a power cut at each of these steps."""
     machine = boot(system=declared("good"))
     good = promoted(machine)
-    bad = machine.build(declared("bad"))
-    for number, step in enumerate(steps):
-        with machine.nested(f"the power is cut when {step}"):
-            cut(machine, STEPS[step], bad=bad, good=good, before=number)
-            assert_went_back(machine, bad=bad, good=good, times=number + 1)
+    bad = machine.build(declared_bad)
+    for number, (name, step) in enumerate(steps.items()):
+        with machine.nested(f"the power is cut when {name}"):
+            cut(machine, step, bad=bad, good=good, before=number)
+            if step.reboots:
+                machine.wait_for_shutdown()
+                machine.start()
+            assert_went_back(machine, step, bad=bad, good=good, times=number + 1)
 
 
-def cut(machine: LocalMachine, condition: str, *, bad: str, good: str, before: int) -> None:
+def cut(machine: LocalMachine, step: Step, *, bad: str, good: str, before: int) -> None:
     """Deploy the bad system, and cut the power where the rollback from it fulfils a condition."""
-    machine.succeed(f"rm -f {PROGRESS}")
-    condition = condition.format(intent=INTENT)
-    script = CUTTER.format(condition=condition, good=good, before=before, unit=UNIT)
+    machine.succeed(f"rm -f {PROGRESS} {RAN}*")
+    script = CUTTER.format(condition=step.condition, good=good, before=before, unit=UNIT)
     machine.set_profile(bad)
     machine.write_file("/run/cutter.sh", script)
+    if step.ran > 1:
+        machine.succeed(f"touch {HOLD}")
     # Not before the bad system runs: until then all is as it will be after the rollback.
     waits = f"until [ /run/current-system -ef {bad} ]; do sleep 0.1; done; exec sh /run/cutter.sh"
     machine.succeed(f"systemd-run --unit=cutter sh -c '{waits}'")
-    # Nobody waits for it: who freezes a cgroup may catch PID 1 starting a process in it.
-    machine.succeed(f"{bad}/bin/switch-to-configuration switch >/dev/null 2>&1 &")
+    # Nobody waits for it: who freezes a cgroup may catch PID 1 starting a process in it. And who
+    # deploys does so across an inhibitor.
+    switch = f"NIXOS_NO_CHECK=1 {bad}/bin/switch-to-configuration switch"
+    machine.succeed(f"{switch} >/dev/null 2>&1 &")
     machine.wait_until_succeeds("test -e /run/cut-now", timeout=400)
     machine.crash()
     machine.start()
 
 
-def assert_went_back(machine: LocalMachine, *, bad: str, good: str, times: int) -> None:
+def assert_went_back(machine: LocalMachine, step: Step, *, bad: str, good: str, times: int) -> None:
     """The rollback was completed, once, and its outcome is what runs."""
     wait_for_entries(machine, times, "deployment.condemned", timeout=600)
     assert machine.succeed(f"readlink -f /run/current-system {PROFILE}").split() == [good, good]
@@ -104,4 +187,8 @@ def assert_went_back(machine: LocalMachine, *, bad: str, good: str, times: int) 
     assert outcome["data"]["intent"] == intents[-1]["seq"]
     assert (outcome["data"]["ok"], outcome["data"]["running"]) == (True, good)
     machine.wait_until_succeeds("systemctl is-active worker", timeout=120)
+    if step.ran:
+        # Only what was interrupted has run again.
+        assert machine.succeed(f"cat {RAN}-before").split() == ["here"]
+        assert machine.succeed(f"cat {RAN}").split() == ["here"] * step.ran
     assert_intact(machine)

@@ -114,6 +114,7 @@ class Actor:
         return await self._ask_safe_switch(request, who)
 
     async def _ask_safe_switch(self, request: SafeSwitchRequest, who: str) -> Answer:
+        await self._tell_of_ended_trial()
         systems = await self._observe()
         known, going = self._decisions.deployment, self._decisions.trial
         try:
@@ -128,8 +129,6 @@ class Actor:
         written = self._append(intent)
         task = self._spawn(self._carry_out_durable(intent, written))
         answer = await self._answer(task, written)
-        if going is not None and answer.ok:
-            await self._has_ended(going)
         return Answer(answer.ok, answer.detail + asked.warnings(data, self._decisions.deployment))
 
     async def _answer(self, task: "asyncio.Task[Answer]", written: "Future[Entry]") -> Answer:
@@ -148,11 +147,16 @@ class Actor:
             return task.result()
         return Answer(True, "it is under way: healer safeswitch status tells how it goes")
 
-    async def _has_ended(self, going: Record) -> None:
-        """Wait for the outcome of a trial that a person ended: the next is refused until then."""
-        deadline = asyncio.get_running_loop().time() + _TRIAL_ENDS_SEC
-        while self._decisions.trial == going and asyncio.get_running_loop().time() < deadline:
+    async def _tell_of_ended_trial(self) -> None:
+        """Wait for the outcome of a trial that is over, as whoever asked for it may know already.
+
+        Until then the next is refused as one too many.
+        """
+        going, loop = self._decisions.trial, asyncio.get_running_loop()
+        deadline = loop.time() + _TRIAL_ENDS_SEC
+        while going is not None and trial.under_way() is None and loop.time() < deadline:
             await asyncio.sleep(_POLL_SEC)
+            going = self._decisions.trial
 
     async def _ask_agent(self, request: AgentRequest, who: str) -> Answer:
         agent = self._decisions.config.agents.get(request.agent)

@@ -166,22 +166,29 @@ def test_a_trial_that_cannot_be_switched_to_or_kept(container: Boot) -> None:
     old_spec["healer"]["safeSwitch"]["timeoutSec"] = 20
     machine = container(system=old_spec)
     old = machine.current_system()
+    # Each is asked for as soon as the one before it is answered.
+    hangs, fails, unbootable = (
+        machine.build({**gated("bad"), **fault})
+        for fault in (
+            {"activationScript": "sleep 1000"},
+            {"activationScript": "exit 1"},
+            {"bootLoaderScript": "exit 1"},
+        )
+    )
     # Its activation hangs, with the switch's lock held.
-    hangs = machine.build({**gated("hangs"), "activationScript": "sleep 1000"})
     done, out = ask(machine, f"run {hangs}")
     assert not done
     assert "switch-to-configuration test did not end within 20 s" in out
     assert f"{old} runs again" in out
     assert where(machine) == (old, old, old)
     # Its activation fails.
-    fails = machine.build({**gated("fails"), "activationScript": "exit 1"})
     done, out = ask(machine, f"run {fails}")
     assert not done
     assert "exited with 2" in out
     assert where(machine) == (old, old, old)
     # It runs, but cannot be made the system that boots.
-    unbootable = machine.build({**gated("unbootable"), "bootLoaderScript": "exit 1"})
-    assert ask(machine, f"run {unbootable}")[0]
+    done, out = ask(machine, f"run {unbootable}")
+    assert done, out
     done, out = ask(machine, "confirm")
     assert not done
     assert "could not be made the system that boots" in out

@@ -278,7 +278,8 @@ class Daemon:
             if unit in states:
                 self._record(self._decisions.on_unit(unit, states[unit], systems, now))
         self._record(self._decisions.on_restarts(states, now))
-        self._record(self._decisions.on_gone(self._units.gone, systems, now))
+        if not self._reload:  # else what a deployment took away may be declared no more in a moment
+            self._record(self._decisions.on_gone(self._units.gone, systems, now))
         if self._decisions.holds.placed:
             self._record(self._decisions.on_holds(holds.units(self._runtime_dir), now))
 

@@ -119,7 +119,7 @@ def test_no_nix_and_no_such_unit(container: Boot) -> None:
         "> /run/systemd/system/healer.service.d/no-nix.conf",
         "systemctl daemon-reload; systemctl restart healer",
     )
-    machine.wait_until_succeeds(journal_says("ghost.service does not exist"), timeout=20)
+    machine.wait_until_succeeds(journal_says("systemd knows no ghost.service"), timeout=20)
     started = wait_for_entry(machine, "healer.started")
     assert started["data"]["safe_switch"].startswith("off: nix-env")
     machine.succeed(journal_says("SafeSwitch is off: nix-env is not on the PATH"))

@@ -85,7 +85,8 @@ def test_what_a_person_gets_wrong_is_one_clear_error(container: Boot) -> None:
     code, error = refused(machine, "healer agent worker reset")
     assert code == 69
     assert "look at: systemctl status healer" in error
-    assert len(entries(machine, "action.intent")) == 2
+    intents = [entry["data"]["action"] for entry in entries(machine, "action.intent")]
+    assert [action for action in intents if action != "promote"] == ["hold", "restart"]
 
 
 def test_a_hold_is_replaced_and_ends_with_its_boot(container: Boot) -> None:

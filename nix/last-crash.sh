@@ -55,7 +55,7 @@ leave() {
   newline='
 '
   breadcrumb "$1"
-  printf 'healer-breadcrumb: %s\n' "$json"
+  printf 'healer-breadcrumb: %s %s\n' "$INVOCATION_ID" "$json"
 }
 
 tell() {

@@ -35,8 +35,6 @@ CORE_DUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
 _MOST_FRAMES = 32
 _FRAME = re.compile(r"\s*(#\d+\s.*)")
 
-_FEW = 20
-
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
@@ -108,11 +106,11 @@ def _last_lines(unit: str, invocation: str, exited: str | None, count: int) -> t
     return (*reversed(early), *late)[-count:]
 
 
-def newest_line(unit: str, invocation: str, begins: str) -> str | None:
-    """Return an invocation's newest line that begins so, if it is among its newest few."""
-    with _reader(_SYSTEMD_UNIT=unit, _SYSTEMD_INVOCATION_ID=invocation) as reader:
+def newest_line(unit: str, begins: str) -> str | None:
+    """Return a unit's newest line that begins so, if it is among its newest hundred."""
+    with _reader(_SYSTEMD_UNIT=unit) as reader:
         reader.seek_tail()
-        for _ in range(_FEW):
+        for _ in range(100):
             entry = reader.get_previous()
             if not entry:
                 break

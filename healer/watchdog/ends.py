@@ -27,8 +27,8 @@ _JOURNAL_LAG_SEC = (0.002, 0.004, 0.008, 0.016, 0.03, 0.04, 0.0)
 _STAMPS_KEPT = 32
 _STAMPS_AT_ONCE = 1000
 # Its process starts behind the stamp.
-_BREADCRUMB_LAG_SEC = (*_JOURNAL_LAG_SEC[:-1], 0.1, 0.2, 0.4, 0.0)
-# How nix/last-crash.sh begins the line with an agent's breadcrumb.
+_BREADCRUMB_LAG_SEC = (*_JOURNAL_LAG_SEC[:-1], 0.1, 0.2, 0.4, 0.8, 0.0)
+# How nix/last-crash.sh begins the line with an agent's breadcrumb; the invocation comes next.
 _BREADCRUMB = "healer-breadcrumb: "
 
 
@@ -180,15 +180,20 @@ class Ends:
         )
 
     async def _breadcrumb(self, unit: str, invocation: str) -> str | None:
-        """Return what nix/last-crash.sh wrote behind the stamp; None if the agent left nothing."""
+        """Return what nix/last-crash.sh wrote behind the stamp; None if the agent left nothing.
+
+        Where journald is late, that shell is gone: then the line has no invocation of journald's,
+        or that of the run after it.
+        """
+        begins = f"{_BREADCRUMB}{invocation} "
         for pause in _BREADCRUMB_LAG_SEC:
             try:
-                line = await self._ask(journal.newest_line, unit, invocation, _BREADCRUMB)
+                line = await self._ask(journal.newest_line, unit, begins)
             except HostUnavailableError:
                 return None
             if line is not None:
                 try:
-                    return msgspec.json.decode(line.removeprefix(_BREADCRUMB), type=str | None)
+                    return msgspec.json.decode(line.removeprefix(begins), type=str | None)
                 except msgspec.MsgspecError:  # the agent's own doing, or cut off by journald
                     return None
             await asyncio.sleep(pause)

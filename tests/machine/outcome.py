@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import TestCase
 
-DEFAULT_TIMEOUT = 900
+DEFAULT_TIMEOUT = 300
 
 
 class MachineError(Exception):

@@ -123,6 +123,21 @@ def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None
     assert_intact(machine)
 
 
+def test_a_breadcrumb_that_journald_takes_late_is_in_the_ledger(container: Boot) -> None:
+    worker = agent("told", breadcrumb="doing", stableSec=60)
+    machine = container(system=told_system({"worker": worker}))
+    told(machine)
+    machine.wait_until_succeeds("healer status")
+    # The shell that writes it is gone when journald asks whose line this is, and the next run up.
+    journald = machine.succeed("systemctl show -P MainPID systemd-journald").strip()
+    machine.succeed(f"kill -STOP {journald}")
+    end(machine, "3")
+    machine.succeed(f"kill -CONT {journald}")
+    record = wait_for_entry(machine, "agent.crash", status="3")["data"]
+    assert record["breadcrumb"] == CRUMB[:4096]
+    assert not any("breadcrumb" in line for line in record["journal"])
+
+
 def test_a_stable_run_ends_the_row_and_healer_is_not_needed(container: Boot) -> None:
     worker = agent("told", stableSec=8)
     machine = container(system=told_system({"worker": worker}))

@@ -12,8 +12,8 @@ from healer.records import Record
 from healer.safeswitch import attribution, deployment, probation, verdicts
 from healer.safeswitch.state import DeploymentState
 from healer.safeswitch.verdicts import Facts
-from healer.watchdog import agent, backoff, counting, gone, groups, health, ladder
-from healer.watchdog.agent import AgentState
+from healer.watchdog import agent, agent_state, backoff, counting, gone, groups, health, ladder
+from healer.watchdog.agent_state import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
 from healer.watchdog.holding import Holds
@@ -54,7 +54,7 @@ class Decisions:
         concerned = [*self.agents] if record.type == "deployment.activated" else [name]
         for each in concerned:
             if isinstance(each, str):
-                self.agents[each] = agent.apply(self.agent(each), record, each)
+                self.agents[each] = agent_state.apply(self.agent(each), record, each)
         if record.type in {"agent.crash", "agent.exit", "agent.stopped"}:
             self._recorded_as.setdefault(record.data["unit"], set()).add(record.data["agent"])
         if record.type == "agent.missing":

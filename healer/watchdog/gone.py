@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from healer.events import Instant
 from healer.records import Record
-from healer.watchdog.agent import AgentState
+from healer.watchdog.agent_state import AgentState
 
 
 def undeclared(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from healer.config import Config
 from healer.events import Ended
-from healer.watchdog.agent import AgentState
+from healer.watchdog.agent_state import AgentState
 
 
 def leaders(config: Config, name: str) -> Iterator[str]:

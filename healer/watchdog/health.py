@@ -16,7 +16,7 @@ from enum import StrEnum
 from healer.config import Agent, HealthCheck
 from healer.events import Instant, UnitState
 from healer.records import Record
-from healer.watchdog.agent import AgentState
+from healer.watchdog.agent_state import AgentState
 
 
 class Outcome(StrEnum):

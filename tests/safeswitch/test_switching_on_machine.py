@@ -7,67 +7,22 @@ import pytest
 from healer.host.switching import UNIT
 from tests.conftest import Boot
 from tests.machine.agents import (
-    PROGRAMS,
-    agent,
     assert_intact,
     entries,
     main_pid,
     system,
     wait_for_entry,
-    wait_for_ledger,
 )
-from tests.machine.local import PROFILE, LocalMachine
+from tests.machine.local import PROFILE
+from tests.safeswitch.switched import (
+    assert_not_rolled_back,
+    bad,
+    good,
+    outcome_of_rollback,
+)
 from tests.safeswitch.test_on_machine import assert_rolled_back, promoted
 
 LOCK = "/run/nixos/switch-to-configuration.lock"
-
-
-def good(safe_switch: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    healer = {"safeSwitch": {"probationSec": 2, **(safe_switch or {})}}
-    label = more.pop("label", "good")
-    return system({"worker": agent(**more.pop("options", {}))}, label=label, healer=healer, **more)
-
-
-def bad(
-    safe_switch: dict[str, Any] | None = None, label: str = "bad", **more: Any
-) -> dict[str, Any]:
-    """A system whose agent crashes; its options are those in force when it is rolled back."""
-    healer = {"safeSwitch": {"probationSec": 120, **(safe_switch or {})}, **more.pop("healer", {})}
-    options = more.pop("options", {})
-    # It does not crash so fast that a ledger of it takes long to read.
-    restart = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
-    broken = agent("broken", restart=restart, **options)
-    return system({"worker": broken}, label=label, healer=healer, **more)
-
-
-def by_itself(program: str, **service: Any) -> dict[str, Any]:
-    """Declare the worker's unit as somebody else's, which healer only adopts."""
-    return {
-        "wantedBy": ["multi-user.target"],
-        "unitConfig": {"StartLimitIntervalSec": 0},
-        "serviceConfig": {
-            "Type": "simple",
-            "ExecStart": f"/usr/bin/python3 /etc/agents/{program}.py",
-            "StateDirectory": "worker",
-            "NotifyAccess": "all",
-            **service,
-        },
-    }
-
-
-def outcome_of_rollback(machine: LocalMachine) -> dict[str, Any]:
-    data: dict[str, Any] = wait_for_entry(machine, "action.outcome", action="rollback")["data"]
-    return data
-
-
-def assert_not_rolled_back(machine: LocalMachine, toplevel: str, why: str) -> None:
-    """The one rollback failed, in these words, and what it says is what runs."""
-    outcome = outcome_of_rollback(machine)
-    assert not outcome["ok"]
-    assert why in outcome["detail"], outcome
-    assert outcome["running"] == machine.current_system() == toplevel
-    assert entries(machine, "deployment.condemned") == []
-    assert_intact(machine)
 
 
 @pytest.mark.parametrize(
@@ -316,85 +271,6 @@ def test_a_target_that_was_collected_as_garbage_is_told_of(container: Boot) -> N
     assert_not_rolled_back(machine, toplevel, "it may have been garbage-collected")
 
 
-def test_hooks_run_before_the_rollback_as_whom_they_should(container: Boot) -> None:
-    note = "echo $(id -u) $(pwd) $STATE_DIRECTORY $(readlink -f /run/current-system)"
-    options = {
-        "snapshot": ["/bin/sh", "-c", f"{note} >/run/snapshot"],
-        "beforeRollback": ["/bin/sh", "-c", f"{note} >$STATE_DIRECTORY/prepared"],
-    }
-    # The bad system does not have this one's unit: nobody knows there as whom its hook should run.
-    command = ["/bin/sh", "-c", "id -u >/run/gone"]
-    gone = {"adopt": True, "unit": "gone.service", "stableSec": 2, "beforeRollback": command}
-    service = {
-        "wantedBy": ["multi-user.target"],
-        "serviceConfig": {"ExecStart": "/bin/sleep infinity", "User": "nobody"},
-    }
-    before = good(options=options, services={"gone": service})
-    after = bad(options=options)
-    for declared in (before, after):
-        declared["healer"]["agents"]["gone"] = gone
-    machine = container(system=before)
-    known_good = promoted(machine)
-    toplevel = machine.deploy(after, status={0, 4})
-    outcome = assert_rolled_back(machine, toplevel, known_good)
-    assert "prepare" in outcome["steps"]
-    machine.fail("test -e /run/gone")
-    assert machine.succeed("cat /run/snapshot").split() == ["0", "/", toplevel]
-    prepared = machine.succeed("cat /var/lib/worker/prepared").split()
-    owner = machine.succeed("stat -L -c %u /var/lib/worker").strip()
-    assert owner != "0"
-    assert prepared == [owner, "/", "/var/lib/worker", toplevel]
-
-
-@pytest.mark.parametrize("power_cut", [False, True], ids=["helper killed", "power cut"])
-def test_what_interrupts_a_hook_has_none_run_twice_that_ended(
-    container: Boot, power_cut: bool
-) -> None:
-    slowly = "echo here >>$STATE_DIRECTORY/hooks; until test -e /run/go-on; do sleep 0.1; done"
-    options = {
-        "snapshot": ["/bin/sh", "-c", "echo here >>/var/lib/snapshots"],
-        "beforeRollback": ["/bin/sh", "-c", slowly],
-    }
-    machine = container(system=good(options=options))
-    known_good = promoted(machine)
-    toplevel = machine.deploy(bad(options=options), status={0, 4})
-    machine.wait_until_succeeds("grep here /var/lib/worker/hooks", timeout=120)
-    if power_cut:
-        machine.crash()
-        machine.start()
-    else:
-        pids = "systemctl show -P MainPID 'healer-helper@*' | grep -v -e '^0*$'"
-        before = machine.succeed(pids).split()
-        machine.succeed("systemctl kill --signal=KILL 'healer-helper@*'")
-        gone = " ".join(f"-e '^{pid}$'" for pid in before)
-        machine.wait_until_succeeds(f"{pids} {gone}", timeout=120)
-    machine.succeed("touch /run/go-on")
-    assert_rolled_back(machine, toplevel, known_good)
-    assert machine.succeed("cat /var/lib/snapshots").split() == ["here"]
-    interrupted = 2 if power_cut else 1
-    assert machine.succeed("cat /var/lib/worker/hooks").split() == ["here"] * interrupted
-
-
-@pytest.mark.parametrize(
-    ("hook", "said"),
-    [
-        ({"beforeRollback": ["/bin/false"]}, "beforeRollback of worker failed (exit code 1)"),
-        (
-            {"snapshot": ["/bin/sleep", "1000"], "beforeRollbackTimeoutSec": 1},
-            "snapshot of worker took too long",
-        ),
-    ],
-)
-def test_a_hook_that_fails_keeps_everything_as_it_is(
-    container: Boot, hook: dict[str, Any], said: str
-) -> None:
-    machine = container(system=good())
-    promoted(machine)
-    toplevel = machine.deploy(bad(options=hook), status={0, 4})
-    assert_not_rolled_back(machine, toplevel, said)
-    assert machine.succeed(f"readlink -f {PROFILE}").strip() == toplevel
-
-
 def test_two_bad_systems_in_a_row(container: Boot) -> None:
     # All three have a kernel that was never booted: among them a live switch is as good as ever.
     machine = container(system=good(kernel="6.18"))
@@ -406,70 +282,6 @@ def test_two_bad_systems_in_a_row(container: Boot) -> None:
     intents = [e for e in entries(machine, "action.intent") if e["data"]["action"] == "rollback"]
     assert [e["data"]["target"] for e in intents] == [known_good] * 2
     assert_intact(machine)
-
-
-def test_a_rollback_from_another_healer_brings_the_old_one_back(container: Boot) -> None:
-    machine = container(system=good())
-    known_good = promoted(machine)
-    toplevel = machine.deploy(bad(healerTag="another version"), status={0, 4})
-    assert_rolled_back(machine, toplevel, known_good)
-    healer = machine.succeed(f"readlink -f {known_good}/sw/bin/healer").strip()
-    machine.wait_until_succeeds(
-        f"tr '\\0' ' ' </proc/$(systemctl show -P MainPID healer)/cmdline | grep {healer}",
-        timeout=120,
-    )
-
-
-def test_a_system_without_healer_leaves_it_running_and_the_way_back(container: Boot) -> None:
-    machine = container(system=good())
-    known_good = promoted(machine)
-    pid = main_pid(machine, "healer.service")
-    bare = machine.deploy({"label": "without healer"}, status={0, 4})
-    package = f"{known_good}/sw/bin"
-    wait_for_ledger(
-        machine,
-        f"{package}/healer ledger show --type deployment.activated --json | grep {bare}",
-        timeout=60,
-    )
-    assert main_pid(machine, "healer.service") == pid
-    # PID 1 takes its word still: else WatchdogSec= would be the end of it.
-    assert machine.succeed("systemctl show --value --property=NotifyAccess healer") == "main\n"
-    machine.set_profile(known_good)
-    assert machine.switch(known_good) == 0
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
-    wait_for_entry(machine, "deployment.activated", toplevel=known_good, previous=bare)
-    assert [e["data"]["action"] for e in entries(machine, "action.intent")] == ["promote"]
-    assert_intact(machine)
-
-
-@pytest.mark.parametrize("dies", [False, True], ids=["healer lives", "healer dies"])
-def test_a_bad_system_without_healer_is_rolled_back(container: Boot, dies: bool) -> None:
-    """The daemon outlives the switch, or comes back; so must root's helper, and what both read."""
-    adopted = {"adopt": True, "unit": "worker.service", "stableSec": 2}
-    before = system({"worker": adopted}, label="good", healer={"safeSwitch": {"probationSec": 6}})
-    machine = container(system={**before, "services": {"worker": by_itself("worker")}})
-    known_good = promoted(machine)
-    broken = by_itself("broken", Restart="always", RestartSec="200ms")
-    bare = {"label": "without healer", "etc": PROGRAMS, "services": {"worker": broken}}
-    if dies:  # before it can have judged
-        machine.succeed("systemctl kill --signal=STOP healer")
-    else:  # while PID 1 still looks for the units of the system before, a helper is asked for
-        bare["activationScript"] = "systemctl kill --signal=KILL worker; sleep 2"
-    toplevel = machine.deploy(bare, status={0, 4})
-    if dies:
-        machine.succeed("systemctl kill --signal=KILL healer")
-    assert_rolled_back(machine, toplevel, known_good)
-    assert len(entries(machine, "healer.started")) == 1 + dies
-    assert entries(machine, "drift.found") == []
-
-
-def test_the_kept_units_are_those_of_the_running_system(container: Boot) -> None:
-    """Whatever a switch changed of them; also the second, by which systemd-tmpfiles has run."""
-    machine = container(system=good())
-    for probation_sec in (4, 5):
-        assert machine.switch(machine.build(good({"probationSec": probation_sec}))) == 0
-        for unit in ("healer.service", "healer-helper.socket", "healer-helper@.service"):
-            machine.succeed(f"cmp /run/systemd/system/{unit} /etc/systemd/system/{unit}")
 
 
 def test_a_specialisation_is_gone_back_to_through_its_base(container: Boot) -> None:

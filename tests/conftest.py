@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.machine import paths
 from tests.machine.container import ContainerMachine
@@ -19,6 +20,11 @@ EVERY = "HEALER_EVERY_POWER_CUT"
 
 _MACHINES = pytest.StashKey[list[LocalMachine]]()
 _CANNOT: dict[str, Callable[[], str | None]] = {"machine": why_no_container, "vm": why_no_vm}
+
+# On top of hypothesis's own profile, which differs in CI: how long an example takes is measured by
+# the benches, and fails no test on a machine that has other work.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 class Boot(Protocol):

@@ -448,7 +448,6 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(paths_of(RIGHT)), ANYTHING), min_size=1, max_size=3))
 def test_any_change_is_accepted_or_explained(changes: list[tuple[str, Any]]) -> None:
     config: Any = copy.deepcopy(RIGHT)
@@ -467,7 +466,7 @@ def test_any_change_is_accepted_or_explained(changes: list[tuple[str, Any]]) -> 
         assert str(problem).isprintable() or "…" in str(problem)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1000), st.integers(1, 40), st.binary(max_size=20))
 def test_any_bytes_are_accepted_or_refused(
     tmp_path: Path, start: int, length: int, inserted: bytes

@@ -205,7 +205,7 @@ def test_what_excused_one_system_excuses_no_other_and_is_over_when_it_comes_up(h
     assert host.boot("bad", times=3)[0] == went_back("good")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=5, max_size=5))
 def test_no_system_is_excused_for_ever(excused: list[bool]) -> None:
     with tempfile.TemporaryDirectory() as path:
@@ -326,7 +326,7 @@ def test_a_list_that_cannot_be_right_keeps_nothing_from_booting(host: Host) -> N
     assert host.boot("bad", times=3)[0] == went_back("good")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["fails", "comes up", "is promoted"]), st.sampled_from("ab")),

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from healer.safeswitch import deadman
@@ -47,7 +47,6 @@ def take(going: Trial, step: Step, now_ms: int) -> None:
         going.why = step.words
 
 
-@settings(deadline=None)
 @given(data=st.data(), gates=st.dictionaries(st.sampled_from("ab"), st.just("unknown")))
 def test_every_trial_ends_and_is_kept_only_on_a_word(
     data: st.DataObject, gates: dict[str, str]

@@ -360,7 +360,5 @@ class DeploymentHistories(RuleBasedStateMachine):
             assert "it is condemned" in host.verdict()[1]
 
 
-DeploymentHistories.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+DeploymentHistories.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestDeploymentHistories = DeploymentHistories.TestCase

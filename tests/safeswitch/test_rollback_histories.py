@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -168,6 +168,4 @@ TestRollbackHistories = RollbackHistories.TestCase
 TestRollbackHistories.settings = settings(
     max_examples=100,
     stateful_step_count=12,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )

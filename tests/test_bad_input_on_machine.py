@@ -128,6 +128,39 @@ def test_no_nix_and_no_such_unit(container: Boot) -> None:
     assert "ghost.service" in machine.execute("healer status")[1]
 
 
+# Says more at a time than a line can hold, by the protocol of journald's own, and dies.
+LOUD = """\
+import array, fcntl, os, signal, socket
+
+journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journald.connect("/run/systemd/journal/socket")
+for _ in range(7):
+    noise = os.urandom(6_000_000).replace(b'\\n', b'')
+    memory = os.memfd_create("line", os.MFD_ALLOW_SEALING)
+    os.write(memory, b"MESSAGE=" + noise + b"\\n")
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, 15)
+    journald.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [memory]))])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_an_agent_shouts_costs_healer_nothing(container: Boot) -> None:
+    loud = agent("loud", stateDirectory="loud", restart={"policy": "exponential", "delaySec": 60})
+    log = {"name": "log", "type": "log", "pattern": "^FATAL", "intervalSec": 0.5}
+    machine = container(system=system({"worker": agent()}, etc={"agents/loud.py": LOUD}))
+    machine.wait_until_succeeds("healer status")
+    pid = main_pid(machine, "healer.service")
+    peak = f"sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/{pid}/status"
+    before = int(machine.succeed(peak))
+    agents = {"worker": agent(), "loud": loud | {"health": [log]}}
+    machine.deploy(system(agents, etc={"agents/loud.py": LOUD}), status={0, 4})
+    crash = wait_for_entry(machine, "agent.crash", agent="loud")
+    assert len(crash["data"]["journal"]) >= 5
+    assert main_pid(machine, "healer.service") == pid
+    assert int(machine.succeed(peak)) - before < 100_000
+    assert_intact(machine)
+
+
 def test_ledger_trouble(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     wait_for_entry(machine, "deployment.known-good", timeout=60)

@@ -96,13 +96,13 @@ def _last_lines(unit: str, invocation: str, exited: str | None, count: int) -> t
             while len(late) < count and (entry := reader.get_next()):
                 if _text(entry, "_SYSTEMD_INVOCATION_ID") not in own:
                     break
-                late.append(_text(entry, "MESSAGE"))
+                late.append(_line(entry))
             reader.seek_cursor(exited)
         early: list[str] = []
         while len(early) < count and (entry := reader.get_previous()):
             if _text(entry, "_SYSTEMD_INVOCATION_ID") not in own:
                 break
-            early.append(_text(entry, "MESSAGE"))
+            early.append(_line(entry))
     return (*reversed(early), *late)[-count:]
 
 
@@ -114,7 +114,7 @@ def newest_line(unit: str, begins: str) -> str | None:
             entry = reader.get_previous()
             if not entry:
                 break
-            if (line := _text(entry, "MESSAGE")).startswith(begins):
+            if (line := _line(entry)).startswith(begins):
                 return line
     return None
 
@@ -134,7 +134,7 @@ def lines_behind(
         while len(lines) < most and (entry := reader.get_next()):
             here = _text(entry, "__CURSOR")
             if here != cursor:
-                lines.append(_text(entry, "MESSAGE"))
+                lines.append(_line(entry))
                 cursor = here
     return lines, cursor
 
@@ -365,14 +365,22 @@ def _began(unit: str, **match: str) -> Iterator[journal.Reader]:
         yield reader
 
 
-def _text(entry: Mapping[str, Any], field: str) -> str:
-    """Return a field as text, whatever systemd-python made of it (UUID, bytes, int, list)."""
+def _text(entry: Mapping[str, Any], field: str, longest: int = 65_536) -> str:
+    """Return a field as text, whatever systemd-python made of it (UUID, bytes, int, list).
+
+    journald takes fields of hundreds of megabytes: of more than ``longest`` bytes the rest is cut.
+    """
     value = entry.get(field, "")
     if isinstance(value, list):
         value = value[-1]
     if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return str(getattr(value, "hex", value))
+        return value[:longest].decode(errors="replace")
+    return str(getattr(value, "hex", value))[:longest]
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """Return what an agent logged, as far as an entry of the ledger could hold it."""
+    return _text(entry, "MESSAGE", 16_384)
 
 
 def _uptime_ms(entry: Mapping[str, Any]) -> int:

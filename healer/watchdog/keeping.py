@@ -20,6 +20,8 @@ _KILL_GRACE_SEC = 10.0
 # Less than the daemon waits for an answer.
 _STOP_SEC = 50.0
 _RELEASE_AGAIN_SEC = 10
+# The states of a unit in which it can run without a main process.
+_UP = frozenset({"active", "reloading", "refreshing"})
 _BEGAN = "ExecMainStartTimestampMonotonic"
 
 Came = tuple[bool, str]
@@ -33,16 +35,22 @@ def kill(config: Config, unit: str, intent: Entry) -> Came:
     """
     invocation = str(intent.data["invocation"])
 
+    def runs() -> dict[str, str] | None:
+        now = show(unit, "InvocationID", "MainPID", "ActiveState")
+        up = now["MainPID"] != "0" or now["ActiveState"] in _UP
+        return now if up and now["InvocationID"] == invocation else None
+
     def is_over() -> bool:
-        now = show(unit, "InvocationID", "MainPID")
-        return now["InvocationID"] != invocation or now["MainPID"] == "0"
+        return runs() is None
 
     if not is_over():
         stamps.mark_unhealthy(Path(config.runtime_dir) / "stamps", unit, invocation)
     for signal, wait_sec in (("SIGABRT", _KILL_GRACE_SEC), ("SIGKILL", _KILL_GRACE_SEC)):
-        if is_over():
+        if (now := runs()) is None:
             return True, f"invocation {invocation} of {unit} is gone"
-        systemctl("kill", "--kill-whom=main", f"--signal={signal}", unit)
+        # Of ExitType=cgroup the first process may have gone long ago.
+        whom = "all" if now["MainPID"] == "0" else "main"
+        systemctl("kill", f"--kill-whom={whom}", f"--signal={signal}", unit)
         if _wait(is_over, wait_sec):
             return True, f"{signal} ended invocation {invocation} of {unit}"
     return False, f"{unit} survives SIGKILL: it hangs in the kernel"

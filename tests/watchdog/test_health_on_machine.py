@@ -131,6 +131,25 @@ def test_who_leaves_cleanly_for_a_failed_check_runs_again(container: Boot) -> No
     assert_intact(machine)
 
 
+def test_an_agent_whose_first_process_left_is_killed_all_the_same(container: Boot) -> None:
+    """Its unit has no main process, and is up as long as there is any."""
+    run = "/usr/bin/python3 /etc/agents/program.py stale & sleep 0.2"
+    check = {"type": "file", "path": "/run/beat", "maxAgeSec": 1}
+    machine = machine_with(
+        container,
+        orphan=agent("", check, command=["/bin/sh", "-c", run], user="root")
+        | {"serviceConfig": {"ExitType": "cgroup"}},
+    )
+    wait_for_health(machine, "orphan", "check", "ok")
+    machine.wait_until_succeeds("test $(systemctl show -P MainPID orphan) = 0", timeout=20)
+    machine.succeed("systemctl kill -s USR1 orphan")
+    crash = wait_for_entry(machine, "agent.crash", agent="orphan")
+    assert crash["data"]["class"] == "health"
+    end = wait_for_entry(machine, "agent.recovered", agent="orphan")
+    assert end["incident"] == crash["incident"]
+    assert_intact(machine)
+
+
 def test_a_memory_ceiling(container: Boot) -> None:
     a_memory_ceiling_heals(machine_with(container, greedy=greedy()))
 

@@ -171,7 +171,7 @@ def on_dump(
     crash, incident = state.last_crash, state.story
     if crash is not None and crash.data["invocation"] == dump.invocation:
         incident = crash.incident
-    elif is_main and not any(ended == dump.invocation for _, ended in state.ended):
+    elif is_main and not state.has_ended_ever(dump.invocation):
         incident = _incident(name, state, dump.invocation)
     data = {
         "agent": name,

@@ -56,6 +56,10 @@ class AgentState(msgspec.Struct, frozen=True):
         """Whether the end of this invocation is recorded."""
         return (boot, invocation) in self.ended
 
+    def has_ended_ever(self, invocation: str) -> bool:
+        """Whether the end of this invocation is recorded, of whichever boot it is."""
+        return any(ended == invocation for _, ended in self.ended)
+
     def failed_check(self, invocation: str) -> str | None:
         """The health check that found this invocation failing, if one did."""
         if self.unhealthy is None or self.unhealthy[0] != invocation:
@@ -71,7 +75,10 @@ def apply(state: AgentState, record: Record, name: str) -> AgentState:
     """Fold a record that concerns the agent ``name`` into its state."""
     folded = _apply(state, record)
     ladder = steps.apply(state.ladder, record, name)
-    foretold = omens.apply(state.foretold, state.incident, record)
+    foretold = state.foretold
+    # A core dump of a run whose end is recorded foretells nothing.
+    if record.type != "agent.coredump" or not state.has_ended_ever(record.data["invocation"]):
+        foretold = omens.apply(foretold, state.incident, record)
     if ladder is state.ladder and foretold is state.foretold:
         return folded
     return replace(folded, ladder=ladder, foretold=foretold)

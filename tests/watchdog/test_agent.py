@@ -75,8 +75,10 @@ def test_a_core_dump_is_recorded_once_in_the_incident_of_its_crash() -> None:
     crash(decisions, SECOND, 3_000)
     decisions.on_unit(UNIT, replace(RUNNING, invocation=THIRD), SYSTEMS, Instant("boot", 100_000))
     assert decisions.agent("web").incident is None
-    (record,) = decisions.on_dump(dump(SECOND), Instant("boot", 100_100), is_main=False)
+    (record,) = decisions.on_dump(dump(SECOND), Instant("boot", 100_100), is_main=True)
     assert record.incident == first.incident
+    # And it stays over.
+    assert decisions.agent("web").story is None
 
 
 def test_a_core_dump_of_a_child_belongs_to_no_incident() -> None:

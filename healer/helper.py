@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, closure, known_good, nix, power, stamps, systemctl, transient
+from healer.host import clock, closure, known_good, nix, power, program, stamps, transient
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -261,7 +261,7 @@ def _reboot(config: Config, intent: Entry) -> Reply:
         raise RefusedError(f"{systems.profile} is in the profile, and is left there for a boot")
     if not staged and systems.profile != goal.base:
         nix.run_nix_env("--profile", str(profile), "--set", goal.base)
-    systemctl.run(goal.switch, "boot")
+    program.run(goal.switch, "boot")
     power.reboot(str(intent.data["reason"]))
     return Reply(True, f"the host goes down, to boot {target}", systems.current)
 

@@ -1,11 +1,10 @@
 """How two toplevels differ as a whole: the store paths that each needs, and their sizes."""
 
-import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from healer.errors import RefusedError
+from healer.host import program
 
 # Store paths of one command line; the kernel takes some 2 MB of arguments.
 _PATHS = 2000
@@ -36,13 +35,9 @@ def _size(paths: Iterable[str]) -> int:
 
 
 def _nix_store(query: str, paths: Iterable[str]) -> Iterator[str]:
-    program = shutil.which("nix-store")
-    if program is None:
-        raise RefusedError("nix-store is not on the PATH of healer-helper@.service")
     ordered = sorted(paths)
     for first in range(0, len(ordered), _PATHS):
-        command = [program, "--query", query, *ordered[first : first + _PATHS]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = program.completed("nix-store", "--query", query, *ordered[first : first + _PATHS])
         if done.returncode != 0:
-            raise RefusedError(f"nix-store --query {query}: {done.stderr.strip()}")
+            raise RefusedError(f"nix-store --query {query}: {program.last_words(done)}")
         yield from done.stdout.split()

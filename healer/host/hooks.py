@@ -8,8 +8,6 @@ after that waits for it and takes its end for its own.
 
 import contextlib
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 from healer.config import Agent
 from healer.errors import RefusedError
 from healer.files import write_atomically
-from healer.host import transient
+from healer.host import program, transient
 
 # Of the agent's own unit: who it is and where it works. systemd.exec(5)
 _INHERITED = ("User", "Group", "DynamicUser", "StateDirectory", "WorkingDirectory")
@@ -60,7 +58,7 @@ def _identity(name: str, unit: str) -> list[str] | None:
     Without a user among them a hook would run as root: RefusedError where systemd does not say.
     """
     names = [f"--property={name}" for name in ("LoadState", *_INHERITED)]
-    done = _call(["systemctl", "show", *names, unit])
+    done = program.completed("systemctl", "show", *names, unit)
     pairs = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     state = pairs.pop("LoadState", "not known")
     if done.returncode == 0 and state in {"not-found", "masked"}:
@@ -143,14 +141,7 @@ def _noted(path: Path) -> tuple[str, str] | None:
 
 def _ended(command: list[str]) -> tuple[str, str]:
     """Run the unit to its end, and return that as in ``_noted``."""
-    done = _call(command)
+    done = program.completed(*command)
     timed_out = done.returncode != 0 and "result: timeout" in done.stderr
     result = "timeout" if timed_out else "success" if done.returncode == 0 else "failed"
     return result, str(done.returncode)
-
-
-def _call(command: list[str]) -> "subprocess.CompletedProcess[str]":
-    program = shutil.which(command[0])
-    if program is None:
-        raise RefusedError(f"{command[0]} is not on the PATH of healer-helper@.service")
-    return subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)

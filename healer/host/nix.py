@@ -3,13 +3,12 @@
 import os
 import re
 import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 
 from healer.errors import RefusedError
 from healer.events import Systems
-from healer.host import bootloader
+from healer.host import bootloader, program
 
 STORE = Path("/nix/store")
 CURRENT = Path("/run/current-system")
@@ -98,12 +97,7 @@ def check_toplevel(path: str) -> None:
 
 def run_nix_env(*arguments: str) -> None:
     """Run nix-env(1); raises RefusedError with its own words when it fails."""
-    nix_env = shutil.which("nix-env")
-    if nix_env is None:
-        raise RefusedError("nix-env is not on the PATH of healer-helper@.service")
-    done = subprocess.run([nix_env, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RefusedError(f"nix-env {' '.join(arguments)}: {done.stderr.strip()}")
+    program.run("nix-env", *arguments)
 
 
 def is_locked(path: Path) -> bool:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from healer.errors import HostUnavailableError, RefusedError
-from healer.host import systemctl
+from healer.host import program, systemctl
 
 if TYPE_CHECKING:
     from sdbus.sd_bus_internals import SdBus
@@ -90,7 +90,7 @@ def _by_program(
     unit: str, description: str, command: Sequence[str], runtime_max_sec: float
 ) -> bool:
     try:
-        systemctl.run(
+        program.run(
             "systemd-run",
             f"--unit={unit}",
             f"--description={description}",

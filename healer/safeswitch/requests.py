@@ -12,8 +12,6 @@ What root's helper lets through, and why:
 """
 
 import pwd
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ import msgspec
 from healer.config import Config
 from healer.config.reader import YamlError, parse
 from healer.errors import RefusedError
-from healer.host import changes, clock, known_good, nix, space
+from healer.host import changes, clock, known_good, nix, program, space
 from healer.host.switching import UNIT
 from healer.ledger.entry import Entry
 from healer.safeswitch import grants, rollback, trial
@@ -155,9 +153,9 @@ def _came_of(going: Trial, *, kept: bool) -> str:
 def check_possible(target: str, profile: Path) -> None:
     """Refuse, in words and before anything changes, what cannot be switched to now."""
     nix.check_toplevel(target)
-    check = _run("nix-store", "--check-validity", target)
+    check = program.completed("nix-store", "--check-validity", target)
     if check.returncode != 0:
-        raise RefusedError(f"{target} is not valid in the Nix store: {check.stderr.strip()}")
+        raise RefusedError(f"{target} is not valid in the Nix store: {program.last_words(check)}")
     running = trial.under_way()
     if running is not None:
         raise RefusedError(f"{running.target} is on trial: confirm it, or roll back, first")
@@ -215,12 +213,5 @@ def check_generation(intent: Entry, profile: Path) -> None:
 
 
 def _is_active(unit: str) -> bool:
-    state = _run("systemctl", "is-active", unit).stdout.strip()
+    state = program.completed("systemctl", "is-active", unit).stdout.strip()
     return state in {"active", "activating", "deactivating", "reloading"}
-
-
-def _run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which(name)
-    if program is None:
-        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)

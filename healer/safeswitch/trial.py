@@ -9,8 +9,6 @@ runs the healer that was there before.
 """
 
 import os
-import shutil
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -21,7 +19,7 @@ import msgspec
 from healer.config import Agent
 from healer.errors import HealerError, RefusedError
 from healer.files import write_atomically
-from healer.host import activation, clock, hooks, nix
+from healer.host import activation, clock, hooks, nix, program
 from healer.host.activation import Activated
 from healer.ledger.entry import Entry
 from healer.safeswitch import deadman, rollback
@@ -74,11 +72,8 @@ def begin(trial: Trial) -> None:
 
 def start(trial: Trial) -> None:
     """Start the unit; raises RefusedError when systemd does not."""
-    systemd_run = shutil.which("systemd-run")
-    if systemd_run is None:
-        raise RefusedError("systemd-run is not on the PATH of healer-helper@.service")
-    command = [
-        systemd_run,
+    done = program.completed(
+        "systemd-run",
         f"--unit={UNIT}",
         "--description=healer: a system on trial",
         "--collect",
@@ -94,10 +89,9 @@ def start(trial: Trial) -> None:
         f"{trial.package}/bin/healer",
         "helper",
         "--trial",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    )
     if done.returncode != 0:
-        raise RefusedError(f"systemd-run refused {UNIT}: {done.stderr.strip()}")
+        raise RefusedError(f"systemd-run refused {UNIT}: {program.last_words(done)}")
 
 
 def say(trial: Trial, *, keep: bool, said: str) -> None:

@@ -37,9 +37,9 @@ _TRIAL_POLL_SEC = 0.5
 _RECORDED_ONLY = frozenset({"forgive"})
 # What answers the crashes of an agent, and only these.
 _FOR_CRASHES = frozenset({"quarantine", "reboot", "give-up", "rollback"})
-# How often a refused reset is tried: systemd refuses what it is asked while it is executed anew,
-# and nobody else has a backoff begin anew before the next recovery.
-_RESETS = 10
+# What is tried again so often: systemd refuses what it is asked while it is executed anew.
+_AGAIN = frozenset({"reset", "release"})
+_TRIES = 10
 # Stopping everything in order may take long: TimeoutStopSec= is 90 s for each unit.
 _REBOOT_SEC = 600.0
 _MEASURE_SEC = 300.0
@@ -154,9 +154,9 @@ async def carry_out(
 
 def _is_tried_again(intent: Entry, attempt: int) -> bool:
     """Whether a refusal may be a matter of the moment; a person who asked is told of it instead."""
-    if intent.data["action"] != "reset" or intent.data.get("asked_by") is not None:
+    if intent.data["action"] not in _AGAIN or intent.data.get("asked_by") is not None:
         return False
-    return intent.boot == clock.boot_id() and attempt + 1 < _RESETS
+    return intent.boot == clock.boot_id() and attempt + 1 < _TRIES
 
 
 async def _has_held(intent: Entry, config: Config, unit_state: UnitStates) -> str | None:
@@ -237,7 +237,7 @@ async def remove_stamps(names: list[str], config: Config) -> Done:
     """Have root remove stop stamps whose ends are durable in the ledger."""
     try:
         return await _done(RemoveStamps(names), config)
-    except (OSError, TimeoutError, msgspec.MsgspecError) as error:
+    except (OSError, TimeoutError) as error:
         return Done(False, f"the helper does not answer: {error or type(error).__name__}")
 
 
@@ -245,14 +245,14 @@ async def measure(before: str, after: str, config: Config) -> dict[str, int]:
     """Have root measure how two toplevels differ; empty where that cannot be known."""
     try:
         return (await _done(Measure(before, after), config, _MEASURE_SEC)).figures
-    except (OSError, TimeoutError, msgspec.MsgspecError):
+    except (OSError, TimeoutError):
         return {}
 
 
 async def tell(what: TellUp | TellExcused | TellStable, config: Config) -> None:
     """Tell root what healer has found, however long it takes until its helper answers."""
     while True:
-        with contextlib.suppress(OSError, TimeoutError, msgspec.MsgspecError):
+        with contextlib.suppress(OSError, TimeoutError):
             await _done(what, config)
             return
         await asyncio.sleep(_RETRY_SEC)
@@ -271,7 +271,7 @@ async def _done(
     """
     async with asyncio.timeout(timeout_sec):
         if connection is not None:
-            with contextlib.suppress(OSError, msgspec.MsgspecError):
+            with contextlib.suppress(OSError):
                 return await _ask(request, connection)
         return await _ask(request, await _connect(config))
 
@@ -305,6 +305,8 @@ async def _ask(request: Request, connection: _Connection) -> Done:
         writer.write(msgspec.json.encode(request) + b"\n")
         await writer.drain()
         reply = msgspec.json.decode(await stream.readline(), type=Reply)
+    except ValueError as error:  # longer than asyncio takes, or no reply
+        raise ConnectionError(f"the helper's answer cannot be read: {error}") from error
     finally:
         writer.close()
     return Done(**msgspec.structs.asdict(reply))

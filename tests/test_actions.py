@@ -65,9 +65,12 @@ async def carried_out(entry: Entry, replies: list[Reply], directory: Path) -> tu
         (intent("reset"), [DONE], (True, 1)),
         (intent("reset"), [REFUSED, REFUSED, DONE], (True, 3)),
         (intent("reset"), [REFUSED], (False, 10)),
+        (intent("release", hold=3), [REFUSED, DONE], (True, 2)),
         # Whoever asked is told at once; what is not as it was is decided anew.
         (intent("reset", asked_by="alice"), [REFUSED, DONE], (False, 1)),
         (intent("quarantine"), [REFUSED, DONE], (False, 1)),
+        # asyncio reads no line of more than 64 KiB.
+        (intent("quarantine"), [Reply(True, "x" * 70_000), DONE], (True, 2)),
         # Nothing is left of the counter of another boot.
         (intent("reset", boot="another"), [REFUSED], (False, 1)),
     ],

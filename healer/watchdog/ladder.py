@@ -71,7 +71,8 @@ class Ladder(msgspec.Struct, frozen=True):
 
     ``pending`` is the step that was intended and has no outcome yet, ``giving_up`` the last step
     while its end is awaited and ``gave_up`` after that. Crashes up to ``answered`` are answered.
-    ``unit_changed`` says that a deployment has changed the unit since.
+    ``unit_changed`` says that a deployment has changed the unit since, and ``refused`` when root
+    last could not let it go.
     """
 
     spent: Spent | None = None
@@ -85,6 +86,7 @@ class Ladder(msgspec.Struct, frozen=True):
     gave_up: GivenUp | None = None
     answered: Instant | None = None
     unit_changed: bool = False
+    refused: Instant | None = None
 
     def stopped(self, ended: Ended) -> bool:
         """Whether a step stopped this run, of the agent's or of a mate's: it began before it."""
@@ -193,7 +195,7 @@ def decide(
     if ladder.giving_up is not None:
         yield from _given_up(ladder.giving_up, common, incident, unit, now)
     elif ladder.gave_up is not None:
-        if ladder.unit_changed and not host.switching:
+        if ladder.unit_changed and _may_let_go(ladder, host, now):
             yield _release(ladder.gave_up.intent, "its unit was changed", common, incident, now)
     elif ladder.held is not None:
         yield from _end_of_quarantine(ladder, ladder.held, common, incident, unit, host, now)
@@ -261,15 +263,24 @@ def _end_of_quarantine(
         yield Record(now, "agent.released", {**common, "by": "timer"}, incident)
     elif not unit.gave_up and not held.sure:
         yield Record(now, "agent.released", {**common, "by": "failure"}, incident)
-    elif ladder.unit_changed and not host.switching:
+    elif ladder.unit_changed and _may_let_go(ladder, host, now):
         yield _release(held.intent, "its unit was changed", common, incident, now)
     elif now.uptime_ms >= held.until_ms + _TIMER_SLACK_MS:
-        if unit.gave_up:
-            reason = "its quarantine is over, and nothing has started it"
-            yield _release(held.intent, reason, common, incident, now)
-        else:
+        if not unit.gave_up:
             # It would not stop.
             yield Record(now, "agent.released", {**common, "by": "timer"}, incident)
+        elif not _was_refused(ladder, now):
+            reason = "its quarantine is over, and nothing has started it"
+            yield _release(held.intent, reason, common, incident, now)
+
+
+def _may_let_go(ladder: Ladder, host: Host, now: Instant) -> bool:
+    return not (host.switching or _was_refused(ladder, now))
+
+
+def _was_refused(ladder: Ladder, now: Instant) -> bool:
+    """Whether root could not let it go a moment ago: it is asked again later."""
+    return ladder.refused is not None and _within(ladder.refused, now, _RELEASE_AGAIN_MS)
 
 
 def _release(
@@ -356,10 +367,7 @@ def _released(ladder: Ladder, record: Record) -> Ladder:
     if record.data["ok"]:
         anew = ladder.gave_up is not None or ladder.unit_changed
         return Ladder() if anew else replace(ladder, held=None)
-    held = ladder.held
-    if held is not None:
-        held = replace(held, until_ms=record.at.uptime_ms + _RELEASE_AGAIN_MS)
-    return replace(ladder, held=held, unit_changed=False)
+    return replace(ladder, refused=record.at)
 
 
 def _person_stepped_in(ladder: Ladder, record: Record) -> Ladder:

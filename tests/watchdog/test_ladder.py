@@ -262,6 +262,13 @@ def test_a_changed_unit_is_tried_again_and_an_unchanged_one_is_not(world: World)
     deploy("/nix/store/c-nixos", "changed")
     (seq,) = world.open_intents()
     assert world.ledger[seq].data["action"] == "release"
+    # Where root could not, it is asked again, not at once and not in vain.
+    world.act(seq, works=False)
+    world.look()
+    assert not world.open_intents()
+    world.pass_time(61_000)
+    world.look()
+    assert world.actions()[-2:] == ["release", "release"]
     world.obey()
     assert world.unit.running
     assert world.state == Ladder()

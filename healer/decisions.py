@@ -378,7 +378,9 @@ class Decisions:
         """
         for name, declared in self.config.agents.items():
             state, unit = self.agent(name), units.get(declared.unit)
-            stable_ms = 0 if up_is_enough else declared.stable_sec * 1000
+            up_sec = declared.stable_sec
+            if up_is_enough:  # what died before would say that it does not start
+                up_sec = min(up_sec, declared.crash_loop.early_death_sec)
             if state.incident is not None:
                 yield name, "has crashed and is not stable yet"
             elif state.foretold is not None:
@@ -389,8 +391,8 @@ class Decisions:
             elif unit is None:
                 yield name, f"has no unit {declared.unit}"
             elif unit.running:
-                if now.uptime_ms - unit.active_enter_ms < stable_ms:
-                    yield name, f"is not up for {declared.stable_sec:g} s yet"
+                if now.uptime_ms - unit.active_enter_ms < up_sec * 1000:
+                    yield name, f"is not up for {up_sec:g} s yet"
                 elif (why := health.why_unready(declared, state, unit)) is not None:
                     yield name, why
             elif unit.active_state == "activating":

@@ -1,4 +1,4 @@
-# boot.sh BOOTED STATE TRIES PROFILE KNOWN-GOOD [AGENT...], as root and early in the boot, before
+# boot.sh BOOTED STATE TRIES PROFILE KNOWN-GOOD ROOTS [AGENT...], as root and early in the boot, before
 # anything that a generation may have broken: count the boots of a system that is not known to be
 # good, or is so of a live switch only and has come up in no boot yet. After TRIES in which it did not
 # come up go back to a known-good one, unless there is an AGENT that is not safe to roll back. A
@@ -7,8 +7,8 @@
 # (healer/safeswitch/booting.py). It needs sh, nix-env and systemctl, and no healer.
 set -u
 booted=$(cd -P "$1" && pwd) || exit 0
-state=$2 tries=$3 profile=$4 known_good=$5
-shift 5
+state=$2 tries=$3 profile=$4 known_good=$5 roots=$6
+shift 6
 
 # Whether a system has come up in a boot, as far as that was written down.
 came_up() {
@@ -21,17 +21,22 @@ came_up() {
 
 # Where it would go back to is the newest one that has come up, or else the newest: nothing may have
 # been written down yet. From one that is known-good itself it goes to what has come up only, and
-# not where it has come up as well.
+# not where it has come up as well. A garbage collection leaves the newest generation and ROOTS.
 newest=$(cd -P "$known_good" 2>/dev/null && pwd) || exit 0
-known='' good='' generation=0 own=''
-for link in "$known_good"-*-link; do
+known='' good='' generation=0 own='' own_roots=''
+for link in "$known_good"-*-link "$roots"-*-link; do
   base=$(cd -P "$link" 2>/dev/null && pwd) || continue
   for system in "$base" "$base"/specialisation/*; do
     if [ "$(cd -P "$system" 2>/dev/null && pwd)" = "$booted" ]; then known=1; fi
   done
-  number=${link#"$known_good"-}
-  number=${number%-link}
-  if [ "$base" = "$booted" ]; then own="$own $number"; fi
+  number=${link%-link}
+  number=${number##*-}
+  if [ "$base" = "$booted" ]; then
+    case $link in
+      "$known_good"-*) own="$own $number" ;;
+      *) own_roots="$own_roots $link" ;;
+    esac
+  fi
   if [ "$number" -gt "$generation" ] && came_up "$base"; then
     good=$base generation=$number
   fi
@@ -88,8 +93,9 @@ if ! nix-env --profile "$profile" --set "$good" ||
 fi
 rm -f "$state/boots" "$state/excused"
 # It is condemned now, and known-good no more: neither for a later boot nor for a rollback.
+if [ -n "$own_roots" ]; then rm -f $own_roots; fi
 if [ -n "$own" ]; then
-  nix-env --profile "$known_good" --switch-generation "$generation" &&
+  nix-env --profile "$known_good" --set "$good" &&
     nix-env --profile "$known_good" --delete-generations $own # one argument each
 fi
 sync

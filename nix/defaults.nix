@@ -171,5 +171,6 @@
   stateDir = "/var/lib/healer";
   runtimeDir = "/run/healer";
   knownGood = "/nix/var/nix/profiles/system-profiles/healer-known-good";
+  knownGoodRoots = "/nix/var/nix/gcroots/healer/known-good";
   helperDir = "/var/lib/healer-helper";
 }

@@ -183,8 +183,8 @@ in
         type = types.ints.between 1 1000;
         default = defaults.safeSwitch.keep;
         description = ''
-          How many known-good systems are kept from garbage collection, the newest; and the newest
-          that has come up in a boot.
+          How many known-good systems are kept from garbage collection, the newest, also from
+          `nix-collect-garbage -d`; and the newest that has come up in a boot.
         '';
       };
       gates = mkOption {

@@ -167,6 +167,7 @@ let
           (toString cfg.safeSwitch.bootTries)
           cfg.safeSwitch.profile
           defaults.knownGood
+          defaults.knownGoodRoots
         ]
         ++ filter (name: !cfg.agents.${name}.rollbackSafe) (attrNames cfg.agents)
       );

@@ -533,6 +533,6 @@ def test_an_agent_that_was_given_up_is_no_sign_of_a_bad_boot() -> None:
     assert history.decisions.agent("web").ladder.gave_up is not None
     assert not any(r.data.get("action") == "promote" for r in history.ledger)
     history.reboot(None)
-    history.time_passes(1)
+    history.time_passes(11)
     up = history.decisions.on_boot(history.host.units, history.systems(), history.host.now())
     assert [record.type for record in up] == ["host.up"]

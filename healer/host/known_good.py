@@ -1,11 +1,12 @@
 """The known-good systems: generations of a profile of their own, which only root writes.
 
-Such a profile roots them against garbage collection, gives them entries in the boot menu, and is
-what root believes when it is asked to go back to one. A specialisation is rooted by its base.
+Such a profile gives them entries in the boot menu, and is what root believes when it is asked to go
+back to one. But `nix-collect-garbage -d` removes every generation of every profile that is not the
+current one: so each is rooted by a link beside it as well. A specialisation is rooted by its base.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from healer.errors import RefusedError
 from healer.host import nix
 
 PROFILE = Path("/nix/var/nix/profiles/system-profiles/healer-known-good")
+ROOTS = Path("/nix/var/nix/gcroots/healer/known-good")
+"""What the links are named after, in the way of a profile's generations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,41 +36,63 @@ def root(toplevel: str, profile: Path, keep: int, came_up: Collection[str]) -> s
     base, _ = nix.base_of(toplevel, profile, os.path.realpath(profile))
     PROFILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     nix.run_nix_env("--profile", str(PROFILE), "--set", base)
-    links = nix.generations(PROFILE)
-    proven = next((link for link in links if os.path.realpath(link) in came_up), None)
-    past = [nix.number(link) for link in links[keep:] if link != proven]
-    if past:
-        nix.run_nix_env("--profile", str(PROFILE), "--delete-generations", *map(str, past))
+    there = systems()
+    proven = [system for system in there if system in came_up][:1]
+    _keep({*there[:keep], *proven})
     return base
 
 
 def drop(toplevel: str) -> str:
     """Have a toplevel be known-good no more, and say what that leaves; it may be done twice.
 
-    nix-env(1) removes no generation that is the current one: the newest of the others becomes that.
-    Where there is none, the profile ends, as if nothing had ever been known to be good.
+    Where it was the only one, the profile ends, as if nothing had ever been known to be good.
     """
-    links = nix.generations(PROFILE)
-    dropped = [link for link in links if os.path.realpath(link) == toplevel]
-    kept = [link for link in links if link not in dropped]
-    if not dropped:
+    there = systems()
+    if toplevel not in there:
         return "root did not keep it as known-good"
-    profile = ("--profile", str(PROFILE))
+    kept = [system for system in there if system != toplevel]
     if kept:
-        if newest() == toplevel:
-            nix.run_nix_env(*profile, "--switch-generation", str(nix.number(kept[0])))
-        numbers = [str(nix.number(link)) for link in dropped]
-        nix.run_nix_env(*profile, "--delete-generations", *numbers)
+        if newest() == toplevel:  # nix-env(1) removes no generation that is the current one
+            nix.run_nix_env("--profile", str(PROFILE), "--set", kept[0])
+        _keep(kept)
         return f"{PROFILE} is {newest()}"
-    PROFILE.unlink(missing_ok=True)
-    for link in dropped:
+    for link in (PROFILE, *nix.generations(PROFILE), *nix.generations(ROOTS)):
         link.unlink(missing_ok=True)
     return "it was the only known-good system: until another is, no boot is gone back from"
 
 
+def systems() -> list[str]:
+    """Return the systems that the known-good ones are or are based on, the newest first."""
+    links = [*nix.generations(PROFILE), *nix.generations(ROOTS)]
+    links.sort(key=nix.number, reverse=True)
+    return list(dict.fromkeys(map(os.path.realpath, links)))
+
+
+def _keep(kept: Collection[str]) -> None:
+    """Keep these systems, each by its newest generation and by a link of the same number."""
+    past, own = [], {}
+    for link in nix.generations(PROFILE):
+        system = os.path.realpath(link)
+        if system in kept and system not in own:
+            own[system] = ROOTS.with_name(f"{ROOTS.name}-{nix.number(link)}-link")
+        else:
+            past.append(str(nix.number(link)))
+    ROOTS.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for system, link in own.items():
+        if os.path.realpath(link) != system:
+            link.unlink(missing_ok=True)
+            link.symlink_to(system)
+    for link in nix.generations(ROOTS):
+        system = os.path.realpath(link)
+        if system not in kept or own.setdefault(system, link) != link:
+            link.unlink()
+    if past:
+        nix.run_nix_env("--profile", str(PROFILE), "--delete-generations", *past)
+
+
 def holds(toplevel: str) -> bool:
     """Whether root has rooted this toplevel as known-good."""
-    return _find(PROFILE, toplevel) is not None
+    return _find(systems(), toplevel) is not None
 
 
 def find(toplevel: str, profile: Path) -> Goal:
@@ -76,14 +101,15 @@ def find(toplevel: str, profile: Path) -> Goal:
     RefusedError when it is none of these, or is gone.
     """
     nix.check_toplevel(toplevel)
-    goal = _find(PROFILE, toplevel) or _find(profile, toplevel)
+    deployed = map(os.path.realpath, nix.generations(profile))
+    goal = _find(systems(), toplevel) or _find(deployed, toplevel)
     if goal is None:
         raise RefusedError(f"{toplevel} is not among the known-good systems at {PROFILE}")
     return goal
 
 
-def _find(profile: Path, toplevel: str) -> Goal | None:
-    for base in map(os.path.realpath, nix.generations(profile)):
+def _find(bases: Iterable[str], toplevel: str) -> Goal | None:
+    for base in bases:
         if base == toplevel:
             return Goal(toplevel, base, f"{base}/bin/switch-to-configuration")
         for link in Path(base, "specialisation").glob("*"):

@@ -174,6 +174,13 @@ def _acquitted(state: DeploymentState, record: Record) -> DeploymentState:
     return replace(state, condemned=state.condemned - {record.data["toplevel"]})
 
 
+def _forgiven(state: DeploymentState, record: Record) -> DeploymentState:
+    """Have a system be judged like any other, also the one that runs."""
+    if record.data["toplevel"] == state.current:
+        state = replace(state, redeployed=False, waiting_for=None)
+    return _acquitted(state, record)
+
+
 def _refuted(state: DeploymentState, record: Record) -> DeploymentState:
     return replace(_acquitted(state, record), observation=None)
 
@@ -262,7 +269,7 @@ _STEPS: dict[str, Callable[[DeploymentState, Record], DeploymentState]] = {
     "config.loaded": _declared,
     "deployment.activated": _activated,
     "deployment.condemned": _condemned,
-    "deployment.forgiven": _acquitted,
+    "deployment.forgiven": _forgiven,
     "deployment.known-good": _known_good,
     "deployment.probation": lambda state, _: state,
     "deployment.recovered": lambda state, _: replace(state, observation=None),

@@ -82,6 +82,7 @@ class Rollback:
         self._profile = Path(config.safe_switch.profile)
         self._from = str(intent.data["from"])
         self._target = str(intent.data["target"])
+        self._automatic = intent.data.get("asked_by") is None
         self._path = _path(intent)
         self._result = RESULT_DIR / f"healer-{self._path.stem}.result"
         self._progress = self._read() or Progress(intent.seq, self._target)
@@ -141,8 +142,9 @@ class Rollback:
     def _go_back(self, goal: Goal) -> Ran | None:
         """Switch, and return what came of it; None where that is no way, and another was gone."""
         switching.wait_for_lock(self._deadline)
-        systems = self._check_not_superseded()
+        self._check_not_superseded()
         self._prepare()
+        systems = self._check_not_superseded()  # the hooks took their time
         reasons = changes.needs_reboot(str(systems.current), systems.booted, self._target)
         staged = self._is_staged(systems, goal)
         if staged and (reasons or systems.boot_default != self._source_base()):
@@ -236,6 +238,10 @@ class Rollback:
         self._check_not_superseded()
         if systems.profile != goal.base:
             raise RefusedError(f"superseded: {systems.profile} is in the profile now")
+        if self._automatic and not known_good.holds(self._target):
+            raise RefusedError(
+                f"{self._target} was condemned since; it still boots next: deploy another one"
+            )
         if self._progress.staged_in != clock.boot_id():
             raise RefusedError(f"the host booted {systems.booted}, not {self._target}")
         if rebooting.may_reboot(self._switch, clock.minute_of_day()):

@@ -275,7 +275,7 @@ def test_who_is_not_safe_to_roll_back_is_told_to_the_boot() -> None:
         '{ agents = { a.command = [ "/a" ]; b = { command = [ "/b" ]; rollbackSafe = false; }; }; }'
     )
     command = declared["services"]["healer-boot"]["serviceConfig"]["ExecStart"]
-    assert command.endswith("/healer-known-good b")
+    assert command.endswith("/healer-known-good /nix/var/nix/gcroots/healer/known-good b")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_a_system_that_was_good_until_it_was_booted_is_gone_back_from(container:
     promoted(machine)
     kept = machine.succeed(f"readlink -f {known_good.PROFILE}-*-link").split()
     assert sorted(kept) == sorted([good, bad])
+    machine.succeed("nix-collect-garbage -d >&2")
+    machine.succeed(f"test $(readlink -f {known_good.PROFILE}-*-link) = {bad}", f"test -e {good}")
     booted_into(machine, bad)
     assert machine.succeed(f"cat {COUNT}").startswith(f"{bad} 1 ")
 

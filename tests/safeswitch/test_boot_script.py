@@ -34,15 +34,18 @@ class Host:
         self.state, self.calls = self.path / "state", self.path / "calls"
         self.profile = self.path / "system"
         self.known_good = self.path / "healer-known-good"
+        self.roots = self.path / "roots" / "known-good"
         self.bin = self.path / "bin"
         self.bin.mkdir()
         # What the script sets is only said; what is done to the known-good profile is done.
-        generation = f"{self.known_good.name}-$4-link"
         self.program(
             self.bin / "nix-env",
             f"""case "$2 $3" in
               "{self.profile} --set") echo set "$4" ;;
-              "{self.known_good} --switch-generation") ln -sfn "{generation}" "$2" ;;
+              "{self.known_good} --set")
+                last=$(readlink "$2") last=${{last%-link}}
+                link={self.known_good.name}-$((${{last##*-}} + 1))-link
+                ln -s "$4" "{self.path}/$link" && ln -sfn "$link" "$2" ;;
               "{self.known_good} --delete-generations")
                 shift 3
                 for number; do
@@ -90,9 +93,9 @@ class Host:
             self._end_the_boot()
             self.booted = name
             booted = self.system(name)
-            arguments = (booted, self.state, str(self.tries), self.profile, self.known_good)
+            arguments = (booted, self.state, str(self.tries), self.profile)
             done = subprocess.run(
-                ["/bin/sh", SCRIPT, *arguments, *self.unsafe],
+                ["/bin/sh", SCRIPT, *arguments, self.known_good, self.roots, *self.unsafe],
                 env={"PATH": f"{self.bin}:{os.environ['PATH']}"},
                 stderr=subprocess.PIPE,
                 text=True,
@@ -110,6 +113,7 @@ class Host:
             patched.setattr(booting, "CAME_UP", self.state / "came-up")
             patched.setattr(booting, "EXCUSED", self.state / "excused")
             patched.setattr(known_good, "PROFILE", self.known_good)
+            patched.setattr(known_good, "ROOTS", self.roots)
             booting.note_up(Systems(current, booted, current, 1, switching=False))
 
     def is_excused(self, running: str | None = None) -> bool:
@@ -125,6 +129,7 @@ class Host:
     def condemn(self, name: str) -> str:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(known_good, "PROFILE", self.known_good)
+            patched.setattr(known_good, "ROOTS", self.roots)
             patched.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
             return known_good.drop(str(self.system(name)))
 
@@ -261,13 +266,31 @@ def test_what_became_known_good_without_a_boot_has_to_come_up_in_one(host: Host)
     assert (source, target) == (str(host.system("newer")), str(host.system("good")))
     # What is condemned now is known-good no more.
     kept = [link.readlink().name for link in sorted(host.path.glob("healer-known-good-*-link"))]
-    assert kept == ["old", "good", "new"]
+    assert kept == ["old", "good", "new", "good"]
     assert host.known_good.resolve() == host.system("good")
     # There it ends, although a newer one is in the profile.
     assert host.boot("good", times=4) == ("", "")
     assert host.count() is None
     # Nor is that where another one goes back to.
     assert host.boot("bad", times=3)[0] == went_back("good")
+
+
+def test_a_boot_goes_back_also_after_a_garbage_collection(host: Host) -> None:
+    """As by nix-collect-garbage -d: of a profile it leaves the current generation alone."""
+    host.promote("old", "good", "new")
+    host.boot("good")
+    host.comes_up()
+    host.roots.parent.mkdir()
+    for number, name in enumerate(("old", "good", "new"), 1):
+        host.roots.with_name(f"known-good-{number}-link").symlink_to(host.system(name))
+    for number in (1, 2):
+        (host.path / f"healer-known-good-{number}-link").unlink()
+    assert host.boot("new", times=3)[0] == went_back("good")
+    # What is condemned now is rooted no more.
+    kept = [link.readlink().name for link in sorted(host.roots.parent.iterdir())]
+    assert kept == ["old", "good"]
+    assert host.known_good.resolve() == host.system("good")
+    assert host.boot("new", times=3)[0] == went_back("good")
 
 
 def test_a_known_good_system_that_comes_up_is_left_alone_from_then_on(host: Host) -> None:

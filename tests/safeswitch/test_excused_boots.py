@@ -21,6 +21,21 @@ def kept_down(*changed: str, shared: tuple[str, ...] = ()) -> Judged:
     return host
 
 
+def test_a_boot_comes_up_only_once_no_agent_can_die_early_in_it() -> None:
+    """What is known to be good of a live switch only may crash from its first boot on."""
+    host = lived()
+    host.deploy(BAD, "web", shared=("kernel",))
+    host.after(400)
+    host.comes_of_it()
+    host.counted = True
+    host.reboot()
+    assert host.of("host.up") == []
+    host.crash("web", times=3)
+    assert host.of("host.up") == []
+    host.after(100)
+    assert len(host.of("host.up")) == 1
+
+
 def test_a_boot_that_does_not_come_up_for_the_deployment_is_not_excused() -> None:
     assert kept_down("web").of("boot.excused") == []
     assert kept_down("db", shared=("systemd",)).of("boot.excused") == []

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from healer.config import Agent
 from healer.errors import RefusedError
-from healer.host import bootloader, space
+from healer.host import bootloader, clock, hooks, known_good, space
 from tests.safeswitch.tree import Tree, host
 
 
@@ -170,6 +171,35 @@ def test_what_was_staged_for_the_next_boot_is_left_alone(tree: Tree) -> None:
     assert tree.switched[-1] == ("test", good(tree))
 
 
+def test_what_is_staged_while_the_hooks_run_is_left_alone_too(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.agents = {"db": Agent(unit="db.service", before_rollback=("/bin/true",))}
+    monkeypatch.setattr(hooks, "run", lambda *_: tree.deploy(fix(tree), "boot"))
+    came = tree.roll_back(tree.intent(bad(tree), good(tree)))
+    assert (came.ok, came.running) == (True, good(tree))
+    assert (tree.boots, tree.in_profile) == (fix(tree), fix(tree))
+
+
+def test_what_is_condemned_while_it_waits_for_a_reboot_is_not_rebooted_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with host(tmp_path, reboot="window") as tree:
+        tree.system("good", kernel="6.18")
+        tree.system("bad")
+        tree.deploy(good(tree))
+        tree.root_known_good(good(tree))
+        tree.deploy(bad(tree))
+        tree.reboot()
+        monkeypatch.setattr(clock, "minute_of_day", lambda: 0)
+        assert tree.carry_out("rollback", bad(tree), good(tree)).waiting is not None
+        assert tree.carry_out("condemn", bad(tree), good(tree), seq=8).ok
+        monkeypatch.setattr(clock, "minute_of_day", lambda: 2 * 60)
+        came = tree.carry_out("rollback", bad(tree), good(tree))
+        assert (came.ok, came.waiting, tree.reboots) == (False, None, 0)
+        assert f"{good(tree)} was condemned since; it still boots next" in came.detail
+
+
 def test_what_is_in_the_profile_only_does_not_leave_the_bad_system_to_boot(tree: Tree) -> None:
     """As between the two steps of a nixos-rebuild, or where it has a profile of another name."""
     tree.set_profile(fix(tree))
@@ -271,7 +301,7 @@ def test_what_healer_condemns_is_known_good_no_more(tree: Tree) -> None:
     tree.root_known_good(good(tree))
     assert tree.known_goods() == [good(tree), bad(tree), good(tree)]
     assert tree.carry_out("rollback", bad(tree), good(tree)).ok
-    assert tree.known_goods() == [good(tree), good(tree)]
+    assert tree.known_goods() == [good(tree)]
 
 
 def test_what_is_still_running_or_was_not_condemned_stays_known_good(tree: Tree) -> None:
@@ -293,3 +323,38 @@ def test_what_roots_the_target_stays_known_good(tree: Tree) -> None:
     tree.root_known_good(bad(tree))
     assert tree.carry_out("rollback", bad(tree), special).ok
     assert (tree.runs, tree.known_goods()) == (special, [bad(tree), good(tree)])
+
+
+def test_the_last_of_them_are_kept_from_every_garbage_collection(tree: Tree) -> None:
+    """nix-collect-garbage -d leaves the current generation of a profile, and no other."""
+
+    def root(*names: str, keep: int = 3, came_up: tuple[str, ...] = ()) -> None:
+        for name in names:
+            known_good.root(systems[name], tree.profile, keep, [systems[up] for up in came_up])
+
+    systems = {name: tree.system(name) for name in "abcde"}
+    root(*"cababab")
+    # So many systems, however often each was.
+    assert known_good.systems() == [systems["b"], systems["a"], systems["c"]]
+    current = Path(tree.known_good).readlink().name
+    for link in tree.known_good.parent.glob("known-good-*-link"):
+        if link.name != current:
+            link.unlink()
+    assert tree.known_goods() == [systems["b"]]
+    assert known_good.systems() == [systems["b"], systems["a"], systems["c"]]
+    rooted = {str(link.resolve()) for link in (tree.root / "roots").iterdir()}
+    assert rooted == {*known_good.systems()}
+    root("d", came_up=("c",))
+    assert known_good.systems() == [systems[name] for name in "dbac"]
+    root("e")
+    assert known_good.systems() == [systems[name] for name in "edb"]
+    # To drop the newest makes an older one the current one, also where its generation is gone.
+    for link in tree.known_good.parent.glob("known-good-*-link"):
+        if link.resolve() == Path(systems["d"]):
+            link.unlink()
+    assert f"is {systems['d']}" in known_good.drop(systems["e"])
+    assert known_good.systems() == [systems["d"], systems["b"]]
+    assert "the only known-good system" not in known_good.drop(systems["b"])
+    assert "the only known-good system" in known_good.drop(systems["d"])
+    assert known_good.systems() == []
+    assert [*(tree.root / "roots").iterdir()] == []

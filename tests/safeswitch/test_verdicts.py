@@ -307,6 +307,18 @@ def test_a_person_forgives_and_condemns() -> None:
     assert host.open_intent() is not None
 
 
+def test_what_is_forgiven_while_it_runs_is_judged_like_any_other() -> None:
+    host = condemned("zero-tolerance")
+    host.deploy(BAD, "web")
+    host.ask("forgive", target=BAD)
+    host.crash("web")
+    assert host.open_intent() is None
+    host.after(700)
+    intent = host.open_intent()
+    assert intent is not None
+    assert intent.data["action"] == "promote"
+
+
 def test_a_known_good_that_a_person_condemns_is_no_target_any_more() -> None:
     host = lived()
     host.deploy(OTHER, "mail")

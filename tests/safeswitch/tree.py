@@ -72,7 +72,6 @@ exit 0
 _NIX_ENV = """\
 #!/bin/sh
 case $3 in
-  --switch-generation) ln -sfn ${{2##*/}}-$4-link $2; exit ;;
   --delete-generations)
     for n; do case $n in *[!0-9]*) ;; *) rm $2-$n-link ;; esac; done; exit ;;
 esac
@@ -80,7 +79,11 @@ esac
 t={tree}
 [ -e $t/fail/profile ] && exit 1
 [ "$(readlink -f $2)" = "$4" ] && exit 0
-n=1; while [ -e $2-$n-link ]; do n=$((n + 1)); done
+n=1
+for l in $2-*-link; do
+  l=${{l%-link}} l=${{l##*-}}
+  [ "$l" = "*" ] || [ $l -lt $n ] || n=$((l + 1))
+done
 ln -s $4 $2-$n-link && ln -sfn ${{2##*/}}-$n-link $2.new && mv -T $2.new $2
 [ -e $t/kill/profile ] && rm $t/kill/profile && kill -KILL 0
 exit 0
@@ -303,6 +306,7 @@ def host(root: Path, **options: Any) -> Iterator[Tree]:
         patch.setattr(bootloader, "_INIT", init)
         patch.setattr(space, "BOOT", (root / "boot",))
         patch.setattr(known_good, "PROFILE", tree.known_good)
+        patch.setattr(known_good, "ROOTS", tree.root / "roots/known-good")
         patch.setattr(rollback, "PROGRESS_DIR", root / "helper")
         patch.setattr(rollback, "RESULT_DIR", root / "run")
         patch.setattr(switching, "_POLL_SEC", 0.001)

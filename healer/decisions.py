@@ -331,11 +331,13 @@ class Decisions:
     def _host(self, systems: Systems, now: Instant) -> ladder.Host:
         limits = self.config.escalation
         rebooted = ladder.reboots_in_a_day(self.reboots, now)
+        state = self.deployment
         return ladder.Host(
-            known_good=self.deployment.known_good,
+            known_good=state.known_good,
             may_reboot=limits.reboot and rebooted < limits.max_reboots_per_day,
-            deploying=self.deployment.rolling_back or self.trial is not None,
+            deploying=state.rolling_back or self.trial is not None,
             switching=systems.switching,
+            judging=state.on_probation and state.known_good is not None and not state.answered,
             minding=(*self._minding(),),
         )
 

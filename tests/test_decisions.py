@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -40,7 +41,7 @@ class Host:
     invocations: int = 0
     units: dict[str, UnitState] = field(default_factory=dict)
     held: dict[str, int | None] = field(default_factory=dict)
-    started_under: dict[str, str] = field(default_factory=dict)
+    started_under: dict[str, str | None] = field(default_factory=dict)
 
     def now(self) -> Instant:
         return Instant(f"boot{self.boot}", self.uptime_ms)
@@ -536,3 +537,22 @@ def test_an_agent_that_was_given_up_is_no_sign_of_a_bad_boot() -> None:
     history.time_passes(11)
     up = history.decisions.on_boot(history.host.units, history.systems(), history.host.now())
     assert [record.type for record in up] == ["host.up"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_crashes_of_an_unknown_system_wait_for_those_that_blame_one(known: bool) -> None:
+    """healer was dead in the switch, and learns of the first crashes from the journal."""
+    history = promoted()
+    history.deploy(TOPLEVELS[1], restarted=True)
+    for _ in range(3):
+        history.host.started_under["web"] = None
+        history.crash("web", times=1, runtime=10)
+    assert history.decisions.agent("web").ladder.spent is not None
+    assert history.open_steps() == []
+    for _ in range(8):
+        if not known:
+            history.host.started_under["web"] = None
+        history.crash("web", times=1, runtime=8_000)
+    # But not for ever.
+    actions = [r.data["action"] for r in history.open_steps() + history.open_intents()]
+    assert actions == (["rollback"] if known else ["quarantine"])

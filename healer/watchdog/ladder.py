@@ -28,7 +28,8 @@ from healer.records import Record
 # PID 1's timer is exact to a second, and starts a program: later than this it did not come.
 _TIMER_SLACK_MS = 10_000
 _RELEASE_AGAIN_MS = 60_000
-# A switch, and a unit that is slow to stop, are waited for at most so long.
+# A switch, the evidence against a deployment, and a unit that is slow to stop, are waited for at
+# most so long.
 _PATIENCE_MS = 60_000
 _SETTLED_MS = 1000
 _DAY_US = 86_400_000_000
@@ -37,10 +38,15 @@ _STEPS = frozenset({"quarantine", "reboot", "give-up"})
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """The budget is spent, or a rule asks for the next step, and nothing has answered it yet."""
+    """The budget is spent, or a rule asks for the next step, and nothing has answered it yet.
+
+    That is so since ``at``; ``unplaced`` says that it is not known under which system the agent
+    crashed.
+    """
 
     reason: str
     at: Instant
+    unplaced: bool = False
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -119,6 +125,7 @@ class Ladder(msgspec.Struct, frozen=True):
 class Host:
     """What a step depends on beside the agent; ``deploying`` is a rollback, or a trial.
 
+    ``judging`` says that a deployment is on probation, which may be rolled back yet.
     ``minding`` names the agents under which the known-good system must not come back by a reboot.
     """
 
@@ -126,6 +133,7 @@ class Host:
     may_reboot: bool
     deploying: bool
     switching: bool
+    judging: bool = False
     minding: tuple[str, ...] = ()
 
 
@@ -157,7 +165,7 @@ def apply(ladder: Ladder, record: Record, name: str) -> Ladder:
                 return _spend(ladder, record, "its rule for this end says escalate")
             return ladder
         case "agent.crash-loop":
-            return _spend(ladder, record, data["reason"])
+            return _spend(ladder, record, data["reason"], unplaced=data["toplevel"] is None)
         case "agent.recovered":
             return _anew(ladder, answered=ladder.answered)
         case "agent.not-restarted" | "agent.missing":
@@ -200,7 +208,9 @@ def decide(
     elif ladder.held is not None:
         yield from _end_of_quarantine(ladder, ladder.held, common, incident, unit, host, now)
     elif ladder.spent is not None and agent.escalation.enable:
-        busy = host.switching and _within(ladder.spent.at, now, _PATIENCE_MS)
+        # Crashes of which it is not known where they belong blame no deployment: the next ones do.
+        comes_first = host.switching or (host.judging and ladder.spent.unplaced)
+        busy = comes_first and _within(ladder.spent.at, now, _PATIENCE_MS)
         if not busy and not host.deploying and _is_unwell(agent, unit, now):
             yield _step(ladder, ladder.spent, agent, common, incident, host, now)
 
@@ -321,8 +331,11 @@ def _anew(ladder: Ladder, answered: Instant | None) -> Ladder:
     )
 
 
-def _spend(ladder: Ladder, record: Record, reason: str) -> Ladder:
-    return replace(ladder, spent=Spent(reason, record.at)) if ladder.is_free else ladder
+def _spend(ladder: Ladder, record: Record, reason: str, *, unplaced: bool = False) -> Ladder:
+    if not ladder.is_free:
+        return ladder
+    since = record.at if ladder.spent is None else ladder.spent.at
+    return replace(ladder, spent=Spent(reason, since, unplaced))
 
 
 def _intended(ladder: Ladder, record: Record) -> Ladder:

@@ -4,8 +4,16 @@ import json
 from typing import Any
 
 from tests.conftest import Boot
-from tests.machine.agents import agent, entries, system, wait_for_entry, wait_for_ledger
+from tests.machine.agents import (
+    agent,
+    entries,
+    system,
+    wait_for_entries,
+    wait_for_entry,
+    wait_for_ledger,
+)
 from tests.machine.local import LocalMachine
+from tests.machine.outcome import retry
 
 # eth0, with a gateway at its other end: in a network namespace of its own, so that packets travel.
 NETWORK = """\
@@ -87,9 +95,15 @@ def test_a_deployment_waits_for_its_gates(container: Boot) -> None:
     machine.succeed("touch /run/ready")
     wait_for_entry(machine, "gate.passed", gate="smoke", toplevel=again)
     machine.succeed("systemctl restart healer")
-    # The gates of the system before may be looked at under this one until healer has its own.
-    passed = f"healer ledger show --type gate.passed --json | grep {again} | grep -c smoke"
-    machine.wait_until_succeeds(f"test $({passed}) = 2", timeout=60)
+    # Before, it may have passed twice: the gates of the system before are looked at under this one
+    # until healer has its own.
+    started = wait_for_entries(machine, 2, "healer.started")[-1]["seq"]
+
+    def has_passed(_last: bool) -> bool:
+        last = wait_for_entry(machine, "gate.passed", gate="smoke", toplevel=again)
+        return bool(last["seq"] > started)
+
+    retry(has_passed, timeout=60)
 
 
 def test_a_deployment_that_loses_the_network(container: Boot) -> None:

@@ -62,7 +62,7 @@ let
       StateDirectory = "healer";
       StateDirectoryMode = "0750";
       OOMScoreAdjust = -900;
-      # With a thousand agents it needs a tenth of this. What leaks takes itself down, not the host.
+      # With a thousand agents it needs an eighth of this. What leaks takes itself down, not the host.
       MemoryMax = "512M";
       # On a host that is overloaded (a fork storm, say) it has to look all the same.
       Nice = -10;

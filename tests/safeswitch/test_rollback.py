@@ -1,7 +1,9 @@
 """Root's steps of a rollback, on real files: what cannot be written, and what somebody staged."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,16 +13,23 @@ from healer.host import bootloader, clock, hooks, known_good, space
 from tests.safeswitch.tree import Tree, host
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Tree]:
-    """A host that runs and boots the bad system, after a known-good one."""
-    with host(tmp_path) as tree:
-        for name in ("good", "bad", "fix"):
+@contextmanager
+def bad_after_good(path: Path, kernel: str = "6.12", **options: Any) -> Iterator[Tree]:
+    """A host that runs and boots the bad system, after a known-good one of this kernel."""
+    with host(path, **options) as tree:
+        tree.system("good", kernel=kernel)
+        for name in ("bad", "fix"):
             tree.system(name)
         tree.deploy(good(tree))
         tree.root_known_good(good(tree))
         tree.deploy(bad(tree))
         tree.reboot()
+        yield tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    with bad_after_good(tmp_path) as tree:
         yield tree
 
 
@@ -137,13 +146,7 @@ def test_what_refuses_to_be_activated_at_all_is_told_with_what_is_where(tree: Tr
 
 def test_a_reboot_that_cannot_be_arranged_leaves_the_live_switch(tmp_path: Path) -> None:
     """A kernel that was not booted is a reason to reboot, and none to stay with what crashes."""
-    with host(tmp_path) as tree:
-        tree.system("good", kernel="6.18")
-        tree.system("bad")
-        tree.deploy(good(tree))
-        tree.root_known_good(good(tree))
-        tree.deploy(bad(tree))
-        tree.reboot()
+    with bad_after_good(tmp_path, "6.18") as tree:
         tree.fail("loader")
         came = tree.roll_back(tree.intent(bad(tree), good(tree)))
         assert (came.ok, came.waiting, tree.runs) == (True, None, good(tree))
@@ -184,13 +187,7 @@ def test_what_is_staged_while_the_hooks_run_is_left_alone_too(
 def test_what_is_condemned_while_it_waits_for_a_reboot_is_not_rebooted_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with host(tmp_path, reboot="window") as tree:
-        tree.system("good", kernel="6.18")
-        tree.system("bad")
-        tree.deploy(good(tree))
-        tree.root_known_good(good(tree))
-        tree.deploy(bad(tree))
-        tree.reboot()
+    with bad_after_good(tmp_path, "6.18", reboot="window") as tree:
         monkeypatch.setattr(clock, "minute_of_day", lambda: 0)
         assert tree.carry_out("rollback", bad(tree), good(tree)).waiting is not None
         assert tree.carry_out("condemn", bad(tree), good(tree), seq=8).ok
@@ -217,14 +214,7 @@ def test_what_is_in_the_profile_only_does_not_leave_the_bad_system_to_boot(tree:
 
 
 def test_what_was_staged_is_left_also_where_the_target_takes_a_reboot(tmp_path: Path) -> None:
-    with host(tmp_path, reboot="at-once") as tree:
-        tree.system("good", kernel="6.18")
-        for name in ("bad", "fix"):
-            tree.system(name)
-        tree.deploy(good(tree))
-        tree.root_known_good(good(tree))
-        tree.deploy(bad(tree))
-        tree.reboot()
+    with bad_after_good(tmp_path, "6.18", reboot="at-once") as tree:
         tree.deploy(fix(tree), "boot")
         came = tree.roll_back(tree.intent(bad(tree), good(tree)))
         assert (came.ok, came.running) == (True, good(tree))

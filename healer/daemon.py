@@ -244,6 +244,7 @@ class Daemon:
         if self._reload:
             self._reload_config()
         systems = await self._system.look()
+        self._alive()  # on a host that is overloaded a single step of these takes seconds
         await self._recorder.look_at_stamps(self._alive)
         if self._spent:
             # PID 1 is busy restarting: no answer of its is needed to judge who crashed just now.
@@ -251,9 +252,11 @@ class Daemon:
             self._judge(systems)
         if await self._recorder.look_at_journal(self._alive):
             self._wake.set()
+        self._alive()
         # Last, and nothing is waited for between this and the decisions: whoever crashed while
         # healer was away may be well again.
         await self._look_at_units(systems)
+        self._alive()
         self._look_at_clock()
         self._look_at_ledger()
         if self._safe_switch_off is None:

@@ -65,7 +65,7 @@ def test_the_bus_is_not_there_at_start(container: Boot) -> None:
     machine.wait_for_unit("worker.service")
     machine.succeed("systemctl stop healer; systemctl stop dbus.socket dbus.service")
     machine.succeed("systemctl start healer")
-    machine.wait_until_succeeds(journal_says("the system bus does not answer"), timeout=20)
+    machine.wait_until_succeeds(journal_says("the system bus does not answer"))
     pid = machine.succeed("pgrep -f agents/worker.py").strip()
     machine.succeed(f"kill -KILL {pid}")
     # The stamp tells of the crash without any bus.
@@ -85,7 +85,7 @@ def test_journald_is_not_there_at_start(container: Boot) -> None:
     wait_for_entry(machine, "agent.recovered", agent="worker")
     machine.succeed(f"systemctl start {journald}")
     kill_and_wait(machine, "worker.service")
-    wait_for_entries(machine, 2, "agent.crash", timeout=60)
+    wait_for_entries(machine, 2, "agent.crash")
     assert_intact(machine)
 
 
@@ -103,7 +103,7 @@ def test_the_key_comes_from_a_credential(container: Boot) -> None:
     machine.fail("ls /var/lib/healer/ledger/ledger.key")
     # Without it healer says what is missing, and agents run all the same.
     machine.succeed("rm /etc/credstore/ledger-key; systemctl restart healer || true")
-    machine.wait_until_succeeds(journal_says("ledger-key"), timeout=60)
+    machine.wait_until_succeeds(journal_says("ledger-key"))
     kill_and_wait(machine, "worker.service")
 
 
@@ -119,7 +119,7 @@ def test_no_nix_and_no_such_unit(container: Boot) -> None:
         "> /run/systemd/system/healer.service.d/no-nix.conf",
         "systemctl daemon-reload; systemctl restart healer",
     )
-    machine.wait_until_succeeds(journal_says("systemd knows no ghost.service"), timeout=20)
+    machine.wait_until_succeeds(journal_says("systemd knows no ghost.service"))
     started = wait_for_entry(machine, "healer.started")
     assert started["data"]["safe_switch"].startswith("off: nix-env")
     machine.succeed(journal_says("SafeSwitch is off: nix-env is not on the PATH"))
@@ -163,7 +163,7 @@ def test_what_an_agent_shouts_costs_healer_nothing(container: Boot) -> None:
 
 def test_ledger_trouble(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
-    wait_for_entry(machine, "deployment.known-good", timeout=60)
+    wait_for_entry(machine, "deployment.known-good")
     ledger = "/var/lib/healer/ledger"
     machine.succeed("systemctl stop healer")
 
@@ -193,10 +193,10 @@ def test_ledger_trouble(container: Boot) -> None:
     # The last page of the file has room for an entry or two.
     for _ in range(6):
         kill_and_wait(machine, "worker.service")
-    machine.wait_until_succeeds("(healer status || true) | grep -i 'no space'", timeout=30)
+    machine.wait_until_succeeds("(healer status || true) | grep -i 'no space'")
     machine.succeed(journal_says("entries wait in memory"))
     machine.succeed(f"rm {ledger}/filler")
-    wait_for_entries(machine, 6, "agent.crash", timeout=30)
+    wait_for_entries(machine, 6, "agent.crash")
     assert_intact(machine)
 
     # A ledger that is begun anew has a key of its own, and root obeys it only once it is told.

@@ -7,7 +7,7 @@ from tests.machine.agents import agent, entries, system, wait_for_entry
 def test_drop_in_unit_file_and_replaced_link(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}, etc={"motd-of-the-day": "welcome\n"}))
     machine.wait_for_unit("worker.service")
-    wait_for_entry(machine, "deployment.known-good", timeout=60)
+    wait_for_entry(machine, "deployment.known-good")
     assert entries(machine, "drift.found") == []
 
     drop_in = "/run/systemd/system/worker.service.d/90-nice.conf"
@@ -22,7 +22,7 @@ def test_drop_in_unit_file_and_replaced_link(container: Boot) -> None:
         assert found["incident"].startswith("drift-")
     machine.sleep(5)
     assert len(entries(machine, "drift.found")) == 3, "each is told once"
-    machine.wait_until_succeeds("(healer status --json || true) | grep '\"drift\"'", timeout=20)
+    machine.wait_until_succeeds("(healer status --json || true) | grep '\"drift\"'")
 
     machine.succeed(f"rm -r {drop_in} {unit}; ln -sfn /etc/static/motd-of-the-day {link}")
     for subject in (drop_in, unit, link):

@@ -1,16 +1,16 @@
 """Agents that do real work, for tests and the demonstration, and questions to healer about them."""
 
 import json
+import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.machine.local import LocalMachine
 from tests.machine.outcome import DEFAULT_TIMEOUT, retry
 
 _LEDGER = "/var/lib/healer/ledger/*.jsonl"
-# How often to look where nothing was written since: what looks may itself have been hindered.
-_LOOK_SEC = 5
 
 # Counts in its state directory, says where it is by STATUS= (sd_notify(3)) and in the journal, and
 # goes on after a crash where it was. What it reads from `orders` it does: exit with that code.
@@ -64,65 +64,58 @@ def system(agents: dict[str, Any], **more: Any) -> dict[str, Any]:
     healer = {
         "agents": agents,
         "safeSwitch": {"probationSec": 2},
-        "drift": {"intervalSec": 2},
+        "drift": {"intervalSec": 30},
         **more.pop("healer", {}),
     }
     return {"etc": {**PROGRAMS, **more.pop("etc", {})}, "healer": healer, **more}
 
 
 def entries(machine: LocalMachine, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the ledger's entries, all or of one type."""
-    only = f"--type {kind}" if kind else ""
-    out = machine.succeed(f"healer ledger show --json {only}")
-    return [json.loads(line) for line in out.splitlines()]
+    """Return the ledger's entries, all or of one type.
 
-
-def wait_for_ledger(machine: LocalMachine, command: str, timeout: float = DEFAULT_TIMEOUT) -> str:
-    """Repeat a command that reads the ledger until it succeeds, and return that output.
-
-    Only as the ledger grows: to start Python ten times a second would take a processor from all
-    that is waited for.
+    As they are on the disk: to start Python in an emulated machine takes ten seconds.
     """
-    seen, looked, output = -1, 0.0, ""
+    return _entries_in(machine.read(_LEDGER), kind)
 
-    def check(last: bool) -> bool:
-        nonlocal seen, looked, output
-        # Before the look: what is written during it is not missed.
-        now = len(machine.read(_LEDGER))
-        if now == seen and not last and time.monotonic() - looked < _LOOK_SEC:
-            return False
-        seen = now
-        status, output = machine.execute(command, timeout=timeout)
-        looked = time.monotonic()
-        return status == 0
 
-    with machine.nested(f"waiting for the ledger: {command}"):
-        retry(check, timeout, interval=machine.interval)
-    return output
+def _entries_in(text: bytes, kind: str | None) -> list[dict[str, Any]]:
+    # An incomplete last line is a write under way.
+    complete = map(json.loads, text[: text.rfind(b"\n") + 1].splitlines())
+    return [entry for entry in complete if kind in (None, entry["type"])]
 
 
 def wait_for_entry(
-    machine: LocalMachine, kind: str, timeout: float = 120, **data: Any
+    machine: LocalMachine, kind: str, timeout: float = DEFAULT_TIMEOUT, **data: Any
 ) -> dict[str, Any]:
     """Wait for an entry of this type with these data, and return the last one."""
-    return _wait_for_found(machine, lambda number: number > 0, kind, timeout, data)[-1]
+    fits = partial(_has, data)
+    return _wait_for_found(machine, lambda number: number > 0, kind, fits, timeout)[-1]
 
 
 def wait_for_entries(
-    machine: LocalMachine, number: int, kind: str, timeout: float = 120, **data: Any
+    machine: LocalMachine, number: int, kind: str, timeout: float = DEFAULT_TIMEOUT, **data: Any
 ) -> list[dict[str, Any]]:
     """Wait until just so many entries are of this type with these data, and return them."""
-    return _wait_for_found(machine, lambda found: found == number, kind, timeout, data)
+    fits = partial(_has, data)
+    return _wait_for_found(machine, lambda found: found == number, kind, fits, timeout)
+
+
+def wait_until_told(machine: LocalMachine, kind: str, pattern: str, number: int = 1) -> None:
+    """Wait until so many entries of this type have a match of a pattern in their JSON."""
+
+    def fits(entry: dict[str, Any]) -> bool:
+        return re.search(pattern, json.dumps(entry)) is not None
+
+    _wait_for_found(machine, lambda found: found >= number, kind, fits, DEFAULT_TIMEOUT)
 
 
 def _wait_for_found(
     machine: LocalMachine,
     enough: Callable[[int], bool],
     kind: str,
+    fits: Callable[[dict[str, Any]], bool],
     timeout: float,
-    data: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Look at the ledger as it is on the disk: nothing has to be started in the machine."""
     seen = -1
     found: list[dict[str, Any]] = []
 
@@ -131,18 +124,16 @@ def _wait_for_found(
         text = machine.read(_LEDGER)
         if len(text) != seen:
             seen = len(text)
-            # An incomplete last line is a write under way.
-            complete = map(json.loads, text[: text.rfind(b"\n") + 1].splitlines())
-            found = [e for e in complete if e["type"] == kind and _has(e["data"], data)]
+            found = list(filter(fits, _entries_in(text, kind)))
         return enough(len(found))
 
-    with machine.nested(f"waiting for {kind} in the ledger, with {data}"):
+    with machine.nested(f"waiting for {kind} in the ledger"):
         retry(check, timeout, interval=machine.interval)
     return found
 
 
-def _has(all_of_it: dict[str, Any], data: dict[str, Any]) -> bool:
-    return all(all_of_it.get(key) == value for key, value in data.items())
+def _has(data: dict[str, Any], entry: dict[str, Any]) -> bool:
+    return all(entry["data"].get(key) == value for key, value in data.items())
 
 
 def wait_for_new_pid(machine: LocalMachine, unit: str, old: int) -> int:
@@ -150,7 +141,6 @@ def wait_for_new_pid(machine: LocalMachine, unit: str, old: int) -> int:
     return int(
         machine.wait_until_succeeds(
             f"p=$(systemctl show -P MainPID {unit}); test $p != 0 && test $p != {old} && echo $p",
-            timeout=120,
         )
     )
 
@@ -205,11 +195,13 @@ def wait_until_every_end_is_recorded(machine: LocalMachine, name: str) -> int:
     machine.succeed("journalctl --sync")
     told = f"journalctl _PID=1 -u {name} -n 2 -o cat | head -1 | grep 'Scheduled restart'"
     forestalled = machine.execute(told)[0] == 0
-    runs = (
-        f'healer ledger show --json | grep -E \'"type": "agent.(crash|stopped|exit)"\''
-        f' | grep -c \'"agent": "{name}"\''
-    )
-    wait_for_ledger(machine, f"test $({runs}) = {restarts + 1 - forestalled}", timeout=300)
+    ends = {"agent.crash", "agent.stopped", "agent.exit"}
+
+    def all_are_told(_last: bool) -> bool:
+        told = [e for e in entries(machine) if e["type"] in ends and e["data"]["agent"] == name]
+        return len(told) == restarts + 1 - forestalled
+
+    retry(all_are_told, interval=machine.interval)
     return restarts
 
 

@@ -11,7 +11,7 @@ from tests.machine.agents import (
     kill_and_wait,
     system,
     wait_for_entry,
-    wait_for_ledger,
+    wait_until_told,
 )
 from tests.machine.local import LocalMachine
 from tests.safeswitch.test_on_machine import promoted
@@ -74,7 +74,6 @@ def test_a_bad_environment_is_not_blamed_on_the_deployment(container: Boot) -> N
     machine.wait_until_succeeds(
         "us=$(systemctl show -P ActiveEnterTimestampMonotonic first); read -r now _ </proc/uptime;"
         " test $((${now%.*} - us / 1000000)) -gt 3",
-        timeout=60,
     )
     machine.succeed("rm /run/upstream")
     for name in ("first", "second", "third"):
@@ -83,11 +82,7 @@ def test_a_bad_environment_is_not_blamed_on_the_deployment(container: Boot) -> N
         "neither its unit nor what all share was changed",
         "it ran well under this deployment before it began to end at once",
     ):
-        wait_for_ledger(
-            machine,
-            f"healer ledger show --type safeswitch.verdict --json | grep '{reason}'",
-            timeout=60,
-        )
+        wait_until_told(machine, "safeswitch.verdict", reason)
     machine.sleep(16)
     assert machine.current_system() == new
     assert actions(machine) == ["promote"]

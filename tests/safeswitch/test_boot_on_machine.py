@@ -100,7 +100,7 @@ def test_a_system_that_was_good_until_it_was_booted_is_gone_back_from(container:
     for toplevel in (other, good):
         machine.succeed(f"nix-env --profile {known_good.PROFILE} --set {toplevel}")
     booted_into(machine, good)
-    machine.wait_until_succeeds(f"grep -x {good} {CAME_UP}", timeout=120)
+    machine.wait_until_succeeds(f"grep -x {good} {CAME_UP}")
     late = "if test -e /run/booted-system/etc/late; then exit 3; fi; exec sleep infinity"
     slowly = {"policy": "exponential", "delaySec": 0.2, "maxDelaySec": 5}
     worker = agent(command=["/bin/sh", "-c", late], restart=slowly)
@@ -128,22 +128,22 @@ def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: B
     new = machine.deploy(provisional("new"), how="boot")
     for number in range(3):
         booted_into(machine, new)
-        wait_for_entries(machine, number + 2, "host.up", timeout=120)
-        machine.wait_until_succeeds(f"! test -e {COUNT}", timeout=60)
+        wait_for_entries(machine, number + 2, "host.up")
+        machine.wait_until_succeeds(f"! test -e {COUNT}")
     # An agent that was not changed, and that what is on the disk keeps down, is no fault of it.
     machine.succeed("mkdir /var/lib/worker/counter.new")
     booted_into(machine, new)
     excused = wait_for_entry(machine, "boot.excused", toplevel=new)
     assert "neither its unit nor what all share was changed" in excused["data"]["reason"]
-    machine.wait_until_succeeds(f"grep '^{new} 1 ' {EXCUSED}", timeout=60)
+    machine.wait_until_succeeds(f"grep '^{new} 1 ' {EXCUSED}")
     # It has but one boot to come up in, and this one is the second.
     booted_into(machine, new)
     assert machine.succeed(f"cat {COUNT}").startswith(f"{new} 2 ")
     machine.succeed("rmdir /var/lib/worker/counter.new")
-    machine.wait_until_succeeds(f"! test -e {COUNT} -o -e {EXCUSED}", timeout=60)
+    machine.wait_until_succeeds(f"! test -e {COUNT} -o -e {EXCUSED}")
     assert len(entries(machine, "boot.excused")) == 1
     # What a boot loader that counts boots waits for.
-    machine.succeed("systemctl start boot-complete.target", timeout=60)
+    machine.succeed("systemctl start boot-complete.target")
     machine.require_unit_state("healer-boot-complete.service")
 
 
@@ -172,7 +172,7 @@ def test_a_system_that_is_bad_only_when_it_was_booted(boot: Boot) -> None:
         system({"worker": worker}, label="bad", healer=patient, etc={"late": "is it booted?"})
     )
     wait_for_entry(machine, "deployment.activated", toplevel=bad)
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    machine.wait_until_succeeds("systemctl is-active worker")
     assert entries(machine, "agent.crash") == []
     machine.reboot()
     assert_rolled_back(machine, bad, good)

@@ -10,7 +10,7 @@ from tests.machine.agents import (
     system,
     wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
+    wait_until_told,
 )
 from tests.machine.local import LocalMachine
 from tests.machine.outcome import retry
@@ -73,11 +73,8 @@ def test_a_deployment_waits_for_its_gates(container: Boot) -> None:
     toplevel = machine.current_system()
     failed = wait_for_entry(machine, "gate.failed", gate="smoke", toplevel=toplevel)
     assert failed["data"]["detail"] == "/usr/bin/test exited with 1"
-    wait_for_ledger(
-        machine,
-        "healer ledger show --type safeswitch.verdict --json | grep 'the probation is over, but"
-        " .*the gate smoke fails: /usr/bin/test exited with 1'",
-    )
+    told = "the probation is over, but .*the gate smoke fails: /usr/bin/test exited with 1"
+    wait_until_told(machine, "safeswitch.verdict", told)
     assert gates_of(machine) == {"smoke": "failed", "ssh": "passed", "mounted": "passed"}
     status, out = machine.execute("healer status")
     assert status == 1
@@ -103,7 +100,7 @@ def test_a_deployment_waits_for_its_gates(container: Boot) -> None:
         last = wait_for_entry(machine, "gate.passed", gate="smoke", toplevel=again)
         return bool(last["seq"] > started)
 
-    retry(has_passed, timeout=60)
+    retry(has_passed)
 
 
 def test_a_deployment_that_loses_the_network(container: Boot) -> None:
@@ -113,7 +110,7 @@ def test_a_deployment_that_loses_the_network(container: Boot) -> None:
     wait_for_entry(machine, "gate.passed", gate="reachable", toplevel=toplevel)
     wait_for_entry(machine, "deployment.known-good", toplevel=toplevel)
     # What it was read by has gone with the probation.
-    machine.wait_until_succeeds("! pgrep -f [h]ealer.host.netlink", timeout=30)
+    machine.wait_until_succeeds("! pgrep -f [h]ealer.host.netlink")
     assert "pyroute2" not in machine.succeed("cat /proc/$(systemctl show -P MainPID healer)/maps")
 
     for number, (breaks, mends, said) in enumerate(

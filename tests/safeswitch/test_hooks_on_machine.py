@@ -56,7 +56,7 @@ def test_what_interrupts_a_hook_has_none_run_twice_that_ended(
     machine = container(system=good(options=options))
     known_good = promoted(machine)
     toplevel = machine.deploy(bad(options=options), status={0, 4})
-    machine.wait_until_succeeds("grep here /var/lib/worker/hooks", timeout=120)
+    machine.wait_until_succeeds("grep here /var/lib/worker/hooks")
     if power_cut:
         machine.crash()
         machine.start()
@@ -65,7 +65,7 @@ def test_what_interrupts_a_hook_has_none_run_twice_that_ended(
         before = machine.succeed(pids).split()
         machine.succeed("systemctl kill --signal=KILL 'healer-helper@*'")
         gone = " ".join(f"-e '^{pid}$'" for pid in before)
-        machine.wait_until_succeeds(f"{pids} {gone}", timeout=120)
+        machine.wait_until_succeeds(f"{pids} {gone}")
     machine.succeed("touch /run/go-on")
     assert_rolled_back(machine, toplevel, known_good)
     assert machine.succeed("cat /var/lib/snapshots").split() == ["here"]

@@ -16,7 +16,7 @@ from tests.machine.agents import (
     system,
     wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
+    wait_until_told,
 )
 from tests.machine.local import PROFILE, LocalMachine
 
@@ -29,7 +29,7 @@ BAD = system({"worker": agent("broken")}, label="bad", healer=PATIENT)
 def promoted(machine: LocalMachine) -> str:
     """Wait until the running system is known-good, and return it."""
     toplevel = machine.current_system()
-    wait_for_entry(machine, "deployment.known-good", toplevel=toplevel, timeout=240)
+    wait_for_entry(machine, "deployment.known-good", toplevel=toplevel)
     return toplevel
 
 
@@ -40,17 +40,12 @@ def assert_rolled_back(machine: LocalMachine, bad: str, good: str) -> dict[str, 
     assert machine.succeed(f"readlink -f {PROFILE}").strip() == good
     intents = [e for e in entries(machine, "action.intent") if e["data"]["action"] == "rollback"]
     assert [(e["data"]["from"], e["data"]["target"]) for e in intents] == [(bad, good)]
-    outcome = wait_for_entry(machine, "action.outcome", action="rollback", timeout=120)
+    outcome = wait_for_entry(machine, "action.outcome", action="rollback")
     assert outcome["data"]["ok"]
     assert outcome["data"]["intent"] == intents[0]["seq"]
     assert outcome["data"]["running"] == good
-    wait_for_ledger(
-        machine,
-        f"healer ledger show --incident {intents[0]['incident']} --type agent.recovered --json"
-        " | grep recovered",
-        timeout=120,
-    )
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=120)
+    wait_until_told(machine, "agent.recovered", intents[0]["incident"])
+    machine.wait_until_succeeds("systemctl is-active worker")
     assert_intact(machine)
     data: dict[str, Any] = outcome["data"]
     return data
@@ -81,7 +76,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 
     # Deployed once more it gets one more rollback, and no ping-pong in between.
     machine.deploy(BAD, status={0, 4})
-    wait_for_entries(machine, 2, "deployment.condemned", timeout=120)
+    wait_for_entries(machine, 2, "deployment.condemned")
     assert machine.current_system() == good
     status = json.loads(machine.execute("healer status --json")[1])
     assert status["deployment"]["state"] == "known-good"
@@ -90,7 +85,7 @@ def test_a_good_deployment_is_promoted_and_a_bad_one_rolled_back(container: Boot
 def test_nothing_is_rolled_back_without_a_known_good(container: Boot) -> None:
     machine = container()
     machine.deploy(BAD, status={0, 4})
-    verdict = wait_for_entry(machine, "safeswitch.verdict", verdict="inconclusive", timeout=120)
+    verdict = wait_for_entry(machine, "safeswitch.verdict", verdict="inconclusive")
     assert "known to be good" in verdict["data"]["reason"]
     machine.sleep(3)
     assert entries(machine, "action.intent") == []
@@ -122,7 +117,7 @@ def test_a_test_activation_and_a_held_lock(container: Boot) -> None:
     machine.write_file("/run/hog.sh", f"{waits}\nexec flock {lock} sleep infinity\n")
     machine.succeed("systemd-run --unit=hog sh /run/hog.sh")
     assert machine.switch(bad, "test") in {0, 4}
-    wait_for_entry(machine, "agent.crash-loop", toplevel=bad, timeout=120)
+    wait_for_entry(machine, "agent.crash-loop", toplevel=bad)
     machine.sleep(2)
     # Either it was waited for before the decision or, if that came first, in the rollback itself.
     assert machine.current_system() == bad
@@ -149,7 +144,7 @@ def test_healer_killed_during_the_rollback(container: Boot, moment: str) -> None
     )
     machine.succeed("systemd-run --unit=killer sh /run/killer.sh")
     assert machine.switch(bad) in {0, 4}
-    machine.wait_until_succeeds("! systemctl is-active killer", timeout=120)
+    machine.wait_until_succeeds("! systemctl is-active killer")
     assert_rolled_back(machine, bad, good)
 
 
@@ -171,7 +166,7 @@ def test_a_generation_with_another_healer_starts_it(container: Boot) -> None:
     pid = main_pid(machine, "healer.service")
     new = machine.deploy({**GOOD, "healerTag": "another version", "label": "new healer"})
     machine.wait_until_succeeds(
-        f"p=$(systemctl show -P MainPID healer); test $p != 0 && test $p != {pid}", timeout=120
+        f"p=$(systemctl show -P MainPID healer); test $p != 0 && test $p != {pid}"
     )
     machine.wait_for_unit("healer.service")
     running = machine.succeed("tr '\\0' ' ' < /proc/$(systemctl show -P MainPID healer)/cmdline")
@@ -191,7 +186,7 @@ def test_a_fix_deployed_while_the_rollback_waits_is_not_undone(container: Boot) 
     wait_for_entry(machine, "action.intent", action="rollback")
     # Whoever comes first, the fix stays: either the rollback was done, or it gives way.
     machine.set_profile(fix)
-    machine.wait_until_succeeds(f"{fix}/bin/switch-to-configuration switch", timeout=120)
+    machine.wait_until_succeeds(f"{fix}/bin/switch-to-configuration switch")
     wait_for_entry(machine, "action.outcome", action="rollback")
     wait_for_entry(machine, "deployment.known-good", toplevel=fix)
     assert machine.current_system() == fix

@@ -98,7 +98,6 @@ def test_a_switch_that_is_refused_waits_for_somebody_to_reboot(container: Boot) 
     machine.succeed("systemctl kill --signal=KILL healer")
     machine.wait_until_succeeds(
         "test $(journalctl -u 'healer-helper@*' | grep -c 'is the system that boots next') = 2",
-        timeout=60,
     )
     machine.wait_until_succeeds("healer safeswitch status | grep 'somebody has to reboot the host'")
     assert len(entries(machine, "rollback.staged")) == 1
@@ -123,9 +122,7 @@ def test_what_no_switch_can_do_is_done_by_a_reboot(
     machine.reboot()
     staged = wait_for_entry(machine, "rollback.staged")
     assert staged["data"]["reason"] == reason
-    machine.wait_until_succeeds(
-        f"test $(readlink -f /run/current-system) = {known_good}", timeout=120
-    )
+    machine.wait_until_succeeds(f"test $(readlink -f /run/current-system) = {known_good}")
     outcome = outcome_of_rollback(machine)
     assert (outcome["ok"], outcome["running"]) == (True, known_good)
     assert "the host booted it" in outcome["detail"]
@@ -154,9 +151,7 @@ def test_a_reboot_waits_for_its_window(container: Boot) -> None:
         f"rm {config}; mv /run/config.yaml {config}",
         "systemctl restart --no-block healer",
     )
-    machine.wait_until_succeeds(
-        f"test $(readlink -f /run/booted-system) = {known_good}", timeout=120
-    )
+    machine.wait_until_succeeds(f"test $(readlink -f /run/booted-system) = {known_good}")
     assert "the host booted it" in outcome_of_rollback(machine)["detail"]
     assert_rolled_back(machine, toplevel, known_good)
     assert len(entries(machine, "rollback.staged")) == 1

@@ -14,7 +14,7 @@ from tests.machine.agents import (
     system,
     wait_for_entries,
     wait_for_entry,
-    wait_for_ledger,
+    wait_until_told,
 )
 from tests.machine.local import PROFILE, LocalMachine
 from tests.safeswitch.asking import TRIAL, ask, gated, refused, status, where
@@ -45,10 +45,10 @@ def test_a_trial_that_is_confirmed(container: Boot) -> None:
     assert (trial["target"], trial["source"], trial["phase"]) == (new, old, "waiting")
     assert 0 < trial["confirm_left_s"] <= 600
     assert f"on trial:    {new}" in machine.succeed("healer safeswitch status")
-    machine.wait_until_succeeds("(healer status || true) | grep 'left to confirm it'", timeout=30)
+    machine.wait_until_succeeds("(healer status || true) | grep 'left to confirm it'")
     for link in ("target", "source"):
         machine.succeed(f"nix-store --gc --print-roots | grep healer-trial-{link}")
-    machine.wait_until_succeeds("healer safeswitch confirm", timeout=60)
+    machine.wait_until_succeeds("healer safeswitch confirm")
     assert where(machine) == (new, new, new)
     assert trial_outcome(machine)["ok"]
     intent = wait_for_entry(machine, "action.intent", action="try")
@@ -56,7 +56,7 @@ def test_a_trial_that_is_confirmed(container: Boot) -> None:
     assert wait_for_entry(machine, "action.intent", action="confirm")["data"]["target"] == new
     assert status(machine)["trial"] is None
     machine.fail("ls /nix/var/nix/gcroots | grep healer-trial")
-    machine.wait_until_succeeds("! systemctl is-active healer-trial", timeout=30)
+    machine.wait_until_succeeds("! systemctl is-active healer-trial")
     # It runs and boots, and is on probation like any other; a second word ends that too.
     assert status(machine)["state"] == "provisional"
     done, out = ask(machine, "confirm")
@@ -73,20 +73,20 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
     # The session is a unit whose processes all die, as a login's do when its network goes.
     command = shlex.quote(f"healer safeswitch run {new} --confirm-within 15s; sleep 1000")
     machine.succeed(f"systemd-run --unit=session --setenv=PATH=$PATH sh -c {command}")
-    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=60)
+    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}")
     machine.succeed("systemctl kill --signal=KILL session")
     # A unit in /etc is not masked at runtime; and going back would start it.
     off = "/run/systemd/system/healer.service.d/off.conf"
     machine.write_file(off, "[Unit]\nConditionPathExists=!/run/off\n")
     machine.succeed("touch /run/off && systemctl daemon-reload")
     machine.succeed("systemctl kill --signal=KILL healer")
-    machine.wait_until_fails("systemctl is-active healer", timeout=60)
+    machine.wait_until_fails("systemctl is-active healer")
     # What carries it dies as well, twice: PID 1 starts it again.
     for _ in range(2):
         machine.wait_until_succeeds(
-            "p=$(systemctl show -P MainPID healer-trial); test $p != 0 && kill -KILL $p", timeout=30
+            "p=$(systemctl show -P MainPID healer-trial); test $p != 0 && kill -KILL $p"
         )
-    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}')
     assert where(machine) == (old, old, old)
     machine.fail("systemctl is-active healer")
     machine.succeed("rm /run/off", "systemctl start healer")
@@ -104,7 +104,7 @@ def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
     new = machine.build(gated("new", file_gate("/run/ready")))
     machine.succeed("touch /run/ready")
     assert ask(machine, f"run {new} --confirm-within 10m")[0]
-    machine.wait_until_succeeds(f'grep -q \'"smoke":"passed"\' {TRIAL}', timeout=60)
+    machine.wait_until_succeeds(f'grep -q \'"smoke":"passed"\' {TRIAL}')
     machine.succeed("rm /run/ready")
     outcome = trial_outcome(machine)
     assert not outcome["ok"]
@@ -113,11 +113,7 @@ def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
     # A gate runs as the user healer, not as root.
     spy = {"name": "spy", "type": "command", "command": ["/usr/bin/touch", "/root/spied"]}
     assert ask(machine, f"run {machine.build(gated('spy', spy))} --confirm-within 10m")[0]
-    wait_for_ledger(
-        machine,
-        "test $(healer ledger show --type action.outcome --json | grep -c 'gate spy failed') = 1",
-        timeout=60,
-    )
+    wait_until_told(machine, "action.outcome", "gate spy failed")
     machine.fail("test -e /root/spied")
 
 
@@ -138,27 +134,17 @@ def test_a_trial_ends_early(container: Boot) -> None:
     assert ask(machine, f"run {slow} --confirm-within 10m")[0]
     machine.set_profile(other)
     assert machine.switch(other) == 0
-    machine.wait_until_succeeds(f"grep -q superseded {TRIAL}", timeout=60)
+    machine.wait_until_succeeds(f"grep -q superseded {TRIAL}")
     # Until healer has its outcome, another one is refused.
-    wait_for_ledger(
-        machine,
-        "test $(healer ledger show --type action.outcome --json"
-        """ | grep -c '"action": "try"') = 2""",
-        timeout=60,
-    )
+    wait_for_entries(machine, 2, "action.outcome", action="try")
     assert where(machine) == (other, other, other)
     # By a reboot: what was not confirmed does not boot.
     assert ask(machine, f"run {slow} --confirm-within 10m")[0]
     machine.reboot()
     machine.wait_for_unit("multi-user.target")
     assert where(machine) == (other, other, other)
-    machine.wait_until_succeeds(f"grep -q 'booted in the trial' {TRIAL}", timeout=60)
-    wait_for_ledger(
-        machine,
-        "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
-        " = 1",
-        timeout=60,
-    )
+    machine.wait_until_succeeds(f"grep -q 'booted in the trial' {TRIAL}")
+    wait_until_told(machine, "action.outcome", "booted in the trial")
 
 
 def test_a_trial_that_cannot_be_switched_to_or_kept(container: Boot) -> None:
@@ -204,7 +190,7 @@ def test_a_trial_that_takes_healer_away_comes_back(container: Boot) -> None:
     without = machine.build({"label": "without"})
     assert ask(machine, f"run {without} --confirm-within 10")[0]
     machine.succeed("systemctl kill --signal=KILL healer; systemctl stop healer")
-    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}')
     assert where(machine) == (old, old, old)
     machine.wait_for_unit("healer.service")
     machine.wait_for_unit("worker.service")
@@ -269,7 +255,7 @@ def test_agents_that_crash_in_a_trial_end_it(container: Boot) -> None:
     outcome = trial_outcome(machine)
     assert not outcome["ok"]
     assert "superseded" in outcome["detail"]
-    machine.wait_until_succeeds("! systemctl is-active healer-trial", timeout=30)
+    machine.wait_until_succeeds("! systemctl is-active healer-trial")
     assert where(machine) == (good, good, good)
     assert_intact(machine)
 
@@ -282,9 +268,7 @@ def test_no_system_is_known_good_while_it_is_on_trial(container: Boot) -> None:
     assert ask(machine, f"run {new} --confirm-within 20")[0]
     verdict = wait_for_entry(machine, "safeswitch.verdict", toplevel=new)
     assert verdict["data"]["verdict"] == "inconclusive"
-    machine.wait_until_succeeds(
-        "healer safeswitch status | grep 'on trial, and not confirmed yet'", timeout=30
-    )
+    machine.wait_until_succeeds("healer safeswitch status | grep 'on trial, and not confirmed yet'")
     assert "nobody confirmed" in trial_outcome(machine)["detail"]
     assert [e["data"]["toplevel"] for e in entries(machine, "deployment.known-good")] == [old]
 
@@ -304,15 +288,15 @@ def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
     )
     machine.succeed("systemd-run --unit=killer sh /run/killer.sh")
     ask(machine, f"run {new} --confirm-within 10m")
-    machine.wait_until_succeeds(f'grep -q \'"phase":"waiting"\' {TRIAL}', timeout=60)
+    machine.wait_until_succeeds(f'grep -q \'"phase":"waiting"\' {TRIAL}')
     machine.wait_for_unit("healer.service")
     goes_back = moment == "returning"
     machine.execute(f"healer safeswitch {'rollback' if goes_back else 'confirm'}")
-    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}', timeout=60)
+    machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}')
     runs = old if goes_back else new
     assert where(machine) == (runs, runs, runs)
     assert trial_outcome(machine)["ok"] is not goes_back
-    machine.wait_until_succeeds("! systemctl is-active killer", timeout=60)
+    machine.wait_until_succeeds("! systemctl is-active killer")
     assert_intact(machine)
 
 
@@ -338,7 +322,7 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
     old = machine.current_system()
     new = machine.build({**gated("new"), "bootLoaderScript": "sleep 60"})
     assert ask(machine, f"run {new} --confirm-within 10m")[0]
-    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}", timeout=240)
+    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}")
     assert where(machine) == (new, old, old)
     machine.crash()
     machine.start()
@@ -349,19 +333,14 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
     assert ask(machine, f"run {new} --confirm-within 10m")[0]
     path = machine.succeed("echo $PATH").strip()
     machine.succeed(f"systemd-run --setenv=PATH={path} healer safeswitch confirm")
-    machine.wait_until_succeeds(f"grep -q keeping {TRIAL}", timeout=240)
-    machine.wait_until_succeeds(f"test $(readlink -f {PROFILE}) = {new}", timeout=120)
+    machine.wait_until_succeeds(f"grep -q keeping {TRIAL}")
+    machine.wait_until_succeeds(f"test $(readlink -f {PROFILE}) = {new}")
     machine.crash()
     machine.start()
     machine.wait_for_unit("multi-user.target")
-    wait_for_ledger(
-        machine,
-        "test $(healer ledger show --type action.outcome --json | grep -c 'booted in the trial')"
-        " = 2",
-        timeout=240,
-    )
+    wait_until_told(machine, "action.outcome", "booted in the trial", 2)
     assert where(machine) == (old, old, old)
     # That of the confirmation is told, too.
-    wait_for_entries(machine, 3, "action.outcome", timeout=240)
+    wait_for_entries(machine, 3, "action.outcome")
     assert [e["data"]["ok"] for e in entries(machine, "action.outcome")] == [False] * 3
     assert_intact(machine)

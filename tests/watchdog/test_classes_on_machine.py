@@ -74,7 +74,7 @@ def test_a_class_of_crash(
     machine.deploy(system({"odd": declared}, etc={"agents/odd.py": program}), status={0, 4})
     # Until healer has seen what the agent said of itself; `healer status` itself may be unhappy.
     machine.wait_until_succeeds(
-        "(healer status --json || true) | grep -E '\"(running|auto-restart)\"'", timeout=60
+        "(healer status --json || true) | grep -E '\"(running|auto-restart)\"'"
     )
     machine.succeed("touch /run/go")
     crash = wait_for_entry(machine, "agent.crash", agent="odd")["data"]
@@ -128,7 +128,7 @@ def test_an_agent_that_runs_as_a_person(container: Boot) -> None:
     machine = container()
     machine.succeed("useradd --uid 1500 alice")
     machine.deploy(system({"worker": agent(user="alice")}))
-    machine.wait_until_succeeds("journalctl --unit worker | grep 'job 5'", timeout=60)
+    machine.wait_until_succeeds("journalctl --unit worker | grep 'job 5'")
     kill_and_wait(machine, "worker.service")
     crash = wait_for_entry(machine, "agent.crash", agent="worker")
     assert crash["data"]["journal"][-1].startswith("job ")
@@ -139,7 +139,7 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
     machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
     machine.wait_for_unit("worker.service")
     wait_for_entry(machine, "restarts.counted")
-    machine.wait_until_succeeds("cp -a /var/lib/healer/journal.cursor /tmp/cursor", timeout=60)
+    machine.wait_until_succeeds("cp -a /var/lib/healer/journal.cursor /tmp/cursor")
     pid = main_pid(machine, "worker.service")
     # The kernel has the core dumped before the process is gone. healer must not look in between.
     machine.succeed(
@@ -148,7 +148,7 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
         f"head -c 4096 /dev/zero | /usr/lib/systemd/systemd-coredump {pid} 0 0 11 $(date +%s)"
         " 18446744073709551615 machine",
     )
-    machine.wait_until_succeeds("journalctl | grep 'dumped core'", timeout=60)
+    machine.wait_until_succeeds("journalctl | grep 'dumped core'")
     machine.succeed(f"kill -SEGV {pid}")
     # Somebody else's word that an agent dumped core counts for nothing.
     machine.write_file(
@@ -172,6 +172,6 @@ def test_the_word_of_systemd_coredump_and_of_others(container: Boot) -> None:
         "cp -a /tmp/cursor /var/lib/healer/journal.cursor",
         "systemctl start healer",
     )
-    machine.wait_until_fails("cmp -s /tmp/cursor /var/lib/healer/journal.cursor", timeout=60)
+    machine.wait_until_fails("cmp -s /tmp/cursor /var/lib/healer/journal.cursor")
     assert len(entries(machine, "agent.coredump")) == 1
     assert_intact(machine)

@@ -51,7 +51,7 @@ def test_what_people_do_to_the_count_is_no_loss(container: Boot) -> None:
         kill_and_wait(machine, "worker.service")
         machine.succeed(disturbance)
         kill_and_wait(machine, "worker.service")
-    wait_for_entries(machine, 12, "agent.crash", timeout=60)
+    wait_for_entries(machine, 12, "agent.crash")
     # Twice as long as healer takes to look at systemd's counts.
     machine.sleep(22)
     assert losses(machine, "restarts") == []
@@ -80,7 +80,7 @@ def test_a_journal_that_is_not_kept_any_more_is_one_loss(container: Boot) -> Non
     # Each crash has healer look at the journal.
     for crashes in range(1, 4):
         kill_and_wait(machine, "worker.service")
-        wait_for_entries(machine, crashes, "agent.crash", timeout=60)
+        wait_for_entries(machine, crashes, "agent.crash")
     wait_for_entry(machine, "agent.recovered", agent="worker")
     (lost,) = losses(machine, "journal")
     assert lost["reason"] == "there is nothing in the journal that healer may read"

@@ -19,7 +19,7 @@ def test_no_story_is_left_without_an_end(container: Boot) -> None:
     told = wait_for_entry(machine, "agent.missing", agent="typo")
     assert told["incident"] is None
     words = "agent typo has no unit x.service"
-    machine.wait_until_succeeds(f"(healer status || true) | grep '{words}'", timeout=20)
+    machine.wait_until_succeeds(f"(healer status || true) | grep '{words}'")
 
     # One that goes away in an incident ends it.
     machine.succeed("systemctl start lost && systemctl kill -s KILL lost")

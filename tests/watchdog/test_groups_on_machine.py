@@ -58,7 +58,7 @@ def test_mates_restart_together(
         before = after
 
     machine.succeed("systemctl start healer")
-    wait_for_entries(machine, 2, "agent.crash", timeout=30)
+    wait_for_entries(machine, 2, "agent.crash")
     for name in mates:
         stopped = wait_for_entry(machine, "agent.stopped", agent=name)
         assert (stopped["data"]["by"], stopped["data"]["mate"]) == ("group", crashed)
@@ -77,7 +77,7 @@ def test_a_held_agent_takes_its_mates_along_and_brings_them_back(container: Boot
         )
     )
     pids(machine)
-    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
     source = running_pid(machine, "source.service")
     machine.succeed("healer agent filter hold --for 1h")
     for name in ("filter", "sink"):

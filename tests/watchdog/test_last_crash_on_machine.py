@@ -58,7 +58,7 @@ def told(machine: LocalMachine, name: str = "worker") -> Any:
     """Wait until the run that is up has said what it was told."""
     pid = running_pid(machine, f"{name}.service")
     at = f"/var/lib/{name}/told"
-    return json.loads(machine.wait_until_succeeds(f"grep '\"pid\": {pid},' {at}", timeout=20))
+    return json.loads(machine.wait_until_succeeds(f"grep '\"pid\": {pid},' {at}"))
 
 
 def end(machine: LocalMachine, how: str, name: str = "worker") -> Any:
@@ -86,7 +86,7 @@ def test_a_restarted_agent_knows_how_its_last_run_ended(container: Boot) -> None
     first = told(machine)
     assert first["path"] is None
     assert not {"PWD", "OLDPWD", "SHLVL", "_"} & {*first["environment"]}
-    machine.wait_until_succeeds("test -s /run/healer/status-texts/worker.service", timeout=20)
+    machine.wait_until_succeeds("test -s /run/healer/status-texts/worker.service")
     invocation = machine.succeed("systemctl show -P InvocationID worker").strip()
 
     second = end(machine, "3")
@@ -153,7 +153,6 @@ def test_a_stable_run_ends_the_row_and_healer_is_not_needed(container: Boot) -> 
     machine.wait_until_succeeds(
         "test $(systemctl show -P ExecMainStartTimestampMonotonic worker) -lt "
         "$(( $(cut -d. -f1 /proc/uptime) * 1000000 - 8500000 ))",
-        timeout=60,
     )
     assert running_pid(machine, "worker.service") == pid
     assert end(machine, "3")["told"]["in_a_row"] == 1
@@ -213,7 +212,7 @@ def test_what_an_agent_leaves_behind_hurts_nobody(container: Boot) -> None:
         old = running_pid(machine, "worker.service")
         # As soon as the agent has written its own: then it is taken by surprise.
         told(machine)
-        machine.wait_until_succeeds(f"test -s {state}/doing || test -p {state}/doing", timeout=20)
+        machine.wait_until_succeeds(f"test -s {state}/doing || test -p {state}/doing")
         machine.succeed(f"kill -STOP {old}", trap, f"kill -KILL {old}")
         wait_for_new_pid(machine, "worker.service", old)
         machine.succeed(f"rm -rf {state}/doing")

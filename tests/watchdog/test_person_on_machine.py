@@ -13,7 +13,7 @@ KNOWN_GOOD = "/nix/var/nix/profiles/system-profiles/healer-known-good"
 def test_a_boot_overtakes_what_was_asked_before_it(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
     # Root's helper is kept from answering: there is an intent, and no outcome.
     machine.succeed("systemctl stop healer-helper.socket")
     verbs = ("restart", "reset", "hold")
@@ -36,7 +36,7 @@ def test_a_hold_outlives_the_healer_that_placed_it(container: Boot) -> None:
     """Another system comes, without healer, and all else is collected as garbage."""
     agents = {"worker": agent(), "other": agent(stateDirectory="other")}
     machine = container(system=system(agents, healerTag="old"))
-    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
     old, package = machine.succeed(
         "readlink -f /run/current-system", "dirname $(dirname $(readlink -f $(which healer)))"
     ).split()
@@ -51,9 +51,9 @@ def test_a_hold_outlives_the_healer_that_placed_it(container: Boot) -> None:
     )
     machine.fail(f"test -e {old}")
     machine.succeed(f"test -e {package}", "test -e /run/healer/holds/worker.service")
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
-    machine.wait_until_succeeds("! ls /run/healer/holds | grep .", timeout=10)
-    machine.wait_until_fails("systemctl list-units --all | grep healer-release", timeout=10)
+    machine.wait_until_succeeds("systemctl is-active worker")
+    machine.wait_until_succeeds("! ls /run/healer/holds | grep .")
+    machine.wait_until_fails("systemctl list-units --all | grep healer-release")
 
 
 def refused(machine: LocalMachine, command: str) -> tuple[int, str]:
@@ -66,7 +66,7 @@ def refused(machine: LocalMachine, command: str) -> tuple[int, str]:
 def test_what_a_person_gets_wrong_is_one_clear_error(container: Boot) -> None:
     machine = container(system=system({"worker": agent(), "other": agent(stateDirectory="other")}))
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
     machine.succeed("healer agent other hold")
     for command, code, error in (
         ("healer agent nobody hold", 1, "there is no agent nobody; there are: other, worker"),
@@ -94,19 +94,19 @@ def test_what_a_person_gets_wrong_is_one_clear_error(container: Boot) -> None:
 def test_a_hold_is_replaced_and_ends_with_its_boot(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("test -S /run/healer/control.sock", timeout=60)
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
     assert "was not held back" in machine.succeed("healer agent worker release")
     said = machine.succeed("healer agent worker hold --for 2h")
     assert re.search(r"for 7(200|19\d) s, or until a reboot", said)
     machine.succeed("healer agent worker hold --for 5s")
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=30)
+    machine.wait_until_succeeds("systemctl is-active worker")
     over = wait_for_entry(machine, "agent.released", agent="worker")["data"]
     assert (over["by"], over["asked_by"]) == ("timer", "root")
     machine.succeed("healer agent worker hold --for 7d")
     assert "held back" in machine.execute("healer status")[1]
     machine.reboot()
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("healer agent worker release | grep 'not held back'", timeout=60)
+    machine.wait_until_succeeds("healer agent worker release | grep 'not held back'")
     assert "held back" not in machine.execute("healer status")[1]
     # Neither does a timer of the boot before end anything in this one.
     assert machine.succeed("systemctl list-timers --all --no-legend 'healer-release-*'") == ""

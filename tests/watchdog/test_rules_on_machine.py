@@ -48,12 +48,12 @@ def leave(machine: LocalMachine, how: int | str, unit: str = "worker") -> int:
     pid = running_pid(machine, f"{unit}.service")
     if isinstance(how, str):
         # systemd's own program, which becomes the agent, takes signals in its own way.
-        machine.wait_until_succeeds(f"grep -q player /proc/{pid}/cmdline", timeout=60)
+        machine.wait_until_succeeds(f"grep -q player /proc/{pid}/cmdline")
         machine.succeed(f"kill -{how} {pid}")
     else:
         at = f"/var/lib/{unit}/code"
         machine.succeed(f"echo {how} >{at}.new && mv {at}.new {at}")
-    machine.wait_until_succeeds(f"test $(systemctl show -P MainPID {unit}) != {pid}", timeout=20)
+    machine.wait_until_succeeds(f"test $(systemctl show -P MainPID {unit}) != {pid}")
     return pid
 
 
@@ -70,9 +70,7 @@ def pause_ms(machine: LocalMachine, how: int | str, unit: str = "worker") -> int
 
 def stays_down(machine: LocalMachine, state: str, unit: str = "worker") -> None:
     """The unit is down, and neither systemd nor a timer will start it."""
-    machine.wait_until_succeeds(
-        f"test $(systemctl show -P ActiveState {unit}) = {state}", timeout=60
-    )
+    machine.wait_until_succeeds(f"test $(systemctl show -P ActiveState {unit}) = {state}")
     machine.fail("systemctl is-active --quiet 'healer-restart-*.timer'")
     machine.sleep(2)
     assert machine.get_unit_property(f"{unit}.service", "ActiveState") == state
@@ -105,12 +103,12 @@ def test_rules_by_exit_code_hold_without_healer(container: Boot) -> None:
     # What somebody asked for goes before: nobody's rule starts an agent that was stopped, neither
     # while it waits for its timer nor because it leaves with such a code.
     leave(machine, 7)
-    machine.wait_until_succeeds("systemctl is-failed worker", timeout=20)
+    machine.wait_until_succeeds("systemctl is-failed worker")
     machine.succeed("systemctl stop worker")
     stays_down(machine, "failed")
     machine.succeed("systemctl start worker")
     pid = running_pid(machine, "worker.service")
-    machine.wait_until_succeeds(f"grep -qx {pid} /var/lib/worker/pid", timeout=60)
+    machine.wait_until_succeeds(f"grep -qx {pid} /var/lib/worker/pid")
     machine.succeed("systemctl stop worker")
     stays_down(machine, "failed")
 
@@ -163,10 +161,10 @@ def test_a_delay_is_one_incident_to_healer(container: Boot) -> None:
     leave(machine, 8)
     status = "(healer status || true) | grep"
     machine.wait_until_succeeds(
-        f"{status} 'waits for its restart in 59 min .* healer-restart-worker.timer'", timeout=60
+        f"{status} 'waits for its restart in 59 min .* healer-restart-worker.timer'"
     )
     machine.succeed("systemctl stop worker")
-    machine.wait_until_succeeds(f"{status} 'worker is failed'", timeout=60)
+    machine.wait_until_succeeds(f"{status} 'worker is failed'")
 
 
 def test_rules_by_class_hold_without_healer(container: Boot) -> None:
@@ -190,14 +188,10 @@ def test_rules_by_class_hold_without_healer(container: Boot) -> None:
     machine = container()
     machine.deploy(players(agents), status={0, 4})
     machine.succeed("systemctl stop healer")
-    machine.wait_until_succeeds(
-        "test $(journalctl -u later -o cat | grep -c ^Started) -ge 3", timeout=60
-    )
-    machine.wait_until_succeeds(
-        "test $(journalctl -u slow -o cat | grep -c ^Starting) -ge 3", timeout=60
-    )
+    machine.wait_until_succeeds("test $(journalctl -u later -o cat | grep -c ^Started) -ge 3")
+    machine.wait_until_succeeds("test $(journalctl -u slow -o cat | grep -c ^Starting) -ge 3")
     stays_down_alone = "systemctl show -P ActiveState never | grep -x failed"
-    machine.wait_until_succeeds(stays_down_alone, timeout=20)
+    machine.wait_until_succeeds(stays_down_alone)
     assert machine.succeed("journalctl -u never -o cat | grep -c ^Started").strip() == "1"
 
     machine.succeed("systemctl start healer")
@@ -232,12 +226,12 @@ def test_a_unit_with_escapes_in_its_name(container: Boot) -> None:
     service = {"wantedBy": ["multi-user.target"], "serviceConfig": {"ExecStart": exits}}
     machine = container(system=system({"odd": odd}, services={unit: service}))
     machine.succeed("systemctl stop healer")
-    machine.wait_until_succeeds(f"systemctl is-active '{unit}'", timeout=20)
+    machine.wait_until_succeeds(f"systemctl is-active '{unit}'")
     machine.succeed("touch /run/go")
-    machine.wait_until_succeeds(f"systemctl is-failed '{unit}'", timeout=20)
-    machine.wait_until_succeeds(f"systemctl is-active '{unit}'", timeout=60)
+    machine.wait_until_succeeds(f"systemctl is-failed '{unit}'")
+    machine.wait_until_succeeds(f"systemctl is-active '{unit}'")
     machine.succeed("touch /run/go")
-    machine.wait_until_succeeds(f"systemctl is-failed '{unit}'", timeout=20)
+    machine.wait_until_succeeds(f"systemctl is-failed '{unit}'")
     # The timer knows the unit by its whole name.
     machine.succeed("systemctl is-active --quiet 'healer-restart-*.timer'")
     machine.succeed(f"systemctl stop '{unit}'")
@@ -267,9 +261,9 @@ def test_an_environment_file_of_the_agents_own_does_not_reach_root(container: Bo
     machine.deploy(system({"worker": worker}, etc={"hostile": hostile}))
     machine.wait_for_unit("worker.service")
     machine.succeed("systemctl stop healer", "echo 7 >/var/lib/worker/code")
-    machine.wait_until_succeeds("systemctl is-failed worker", timeout=20)
+    machine.wait_until_succeeds("systemctl is-failed worker")
     machine.succeed("rm /var/lib/worker/code")
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    machine.wait_until_succeeds("systemctl is-active worker")
     stamp = machine.succeed("cat /run/healer/stamps/worker.service.*.stop")
     fields = [line.split("=", 1) for line in stamp.splitlines()]
     assert len({key for key, _ in fields}) == len(fields)
@@ -288,7 +282,7 @@ def test_what_a_rule_leaves_to_healer_restarts_meanwhile(container: Boot) -> Non
     )
     machine = container(system=players({"worker": worker}))
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("healer status", timeout=120)
+    machine.wait_until_succeeds("healer status")
     machine.succeed("systemctl stop healer")
     for code in (5, 6):
         pid = leave(machine, code)
@@ -327,7 +321,7 @@ def test_a_rule_asks_for_a_rollback(container: Boot) -> None:
     toplevel = machine.deploy(players({"worker": bad}, label="bad", healer=patient), status={0, 4})
     wait_for_entry(machine, "deployment.condemned", toplevel=toplevel)
     assert machine.current_system() == good
-    machine.wait_until_succeeds("systemctl is-active worker", timeout=60)
+    machine.wait_until_succeeds("systemctl is-active worker")
     assert len(entries(machine, "agent.crash")) <= 2
     loop = wait_for_entry(machine, "agent.crash-loop", agent="worker")
     assert "rule" in loop["data"]["reason"]

@@ -13,6 +13,7 @@ healer/safeswitch/requests.py.
 import contextlib
 import select
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from healer.config import Config
 from healer.errors import HealerError, LedgerError, RefusedError
-from healer.host import clock, closure, known_good, nix, power, program, stamps, transient
+from healer.host import clock, closure, known_good, nix, power, stamps, transient
+from healer.host.switching import Switch
 from healer.ledger import entry as ledger_entry
 from healer.ledger import keys, reader
 from healer.ledger.entry import Entry
@@ -245,8 +247,14 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     """Make the known-good system the one that boots, and ask for a reboot.
 
     What somebody has staged for the next boot is left, as by a rollback, and nobody reboots then.
-    In any boot after that of the intent it tells what came of it, and does nothing.
+    In any boot after that of the intent it tells what came of it, and does nothing. Who asks again
+    meanwhile waits for the first, and does it again.
     """
+    with rollback.exclusively():
+        return _reboot_alone(config, intent)
+
+
+def _reboot_alone(config: Config, intent: Entry) -> Reply:
     target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
     systems = nix.systems(profile)
     if intent.boot != clock.boot_id():
@@ -259,9 +267,17 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     staged = rollback.is_staged(systems, systems.base, goal)
     if staged and systems.boot_default != systems.base:
         raise RefusedError(f"{systems.profile} is in the profile, and is left there for a boot")
-    if not staged and systems.profile != goal.base:
-        nix.run_nix_env("--profile", str(profile), "--set", goal.base)
-    program.run(goal.switch, "boot")
+    ran = Switch(
+        str(systems.current),
+        goal,
+        profile,
+        rollback.RESULT_DIR / f"healer-reboot-{intent.seq}.result",
+        config.safe_switch.timeout_sec,
+        time.monotonic() + config.safe_switch.lock_timeout_sec,
+        sets_profile=not staged and systems.profile != goal.base,
+    ).run("boot")
+    if ran.code != 0:
+        raise RefusedError(ran.words)
     power.reboot(str(intent.data["reason"]))
     return Reply(True, f"the host goes down, to boot {target}", systems.current)
 

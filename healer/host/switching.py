@@ -81,6 +81,8 @@ class Ran:
     @property
     def words(self) -> str:
         """Say how it ended."""
+        if "superseded" in self.codes:
+            return "another system runs by now"
         if not self.has_profile:
             return f"nix-env --set failed (see journalctl --unit={UNIT})"
         if self.code is not None:

@@ -110,30 +110,39 @@ def _take_up(begun: Trial) -> str:
 
 def confirm(intent: Entry) -> str:
     """Have the trial's system kept, and wait for that; raises RefusedError where it cannot be."""
-    going = _going(intent)
+    going = _begun(intent)
+    if going.phase not in {"keeping", "done"}:  # else it was confirmed before, as by this intent
+        _check_confirmable(going)
+        trial.say(going, keep=True, said=str(intent.data["reason"]))
+    return _came_of(going, kept=True)
+
+
+def _check_confirmable(going: Trial) -> None:
     if going.phase != "waiting":
         raise RefusedError(f"{going.target} cannot be confirmed: it is {going.phase}")
     if going.not_passed:
         raise RefusedError(
             f"{going.target} cannot be confirmed yet: {', '.join(going.not_passed)} has not passed"
         )
-    trial.say(going, keep=True, said=str(intent.data["reason"]))
-    return _came_of(going, kept=True)
 
 
 def abandon(intent: Entry) -> str:
     """Have the trial go back now, and wait for that; raises RefusedError where it does not."""
-    going = _going(intent, by="from")
-    trial.say(going, keep=False, said=str(intent.data["reason"]))
+    going = _begun(intent, by="from")
+    if going.phase != "done":
+        trial.say(going, keep=False, said=str(intent.data["reason"]))
     return _came_of(going, kept=False)
 
 
-def _going(intent: Entry, by: str = "target") -> Trial:
-    going = trial.under_way()
+def _begun(intent: Entry, by: str = "target") -> Trial:
+    """Return the trial that an intent is about, of this boot, or over."""
+    begun = trial.read()
     wanted = intent.data["target"]
-    if going is None or (going.target if by == "target" else going.source) != wanted:
+    if begun is None or (begun.target if by == "target" else begun.source) != wanted:
         raise RefusedError("no such trial is under way")
-    return going
+    if begun.phase != "done" and begun.boot != clock.boot_id():
+        raise RefusedError("no such trial is under way")
+    return begun
 
 
 def _came_of(going: Trial, *, kept: bool) -> str:

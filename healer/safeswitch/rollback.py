@@ -300,7 +300,7 @@ class Rollback:
 
 def roll_back(config: Config, intent: Entry) -> Progress:
     """Carry out a rollback, one at a time: who comes second is told what became of the first."""
-    with _exclusively():
+    with exclusively():
         return Rollback(config, intent).run()
 
 
@@ -337,7 +337,8 @@ def _path(intent: Entry) -> Path:
 
 
 @contextmanager
-def _exclusively() -> Iterator[None]:
+def exclusively() -> Iterator[None]:
+    """Wait for another run of the helper that changes what boots, and keep the next one waiting."""
     PROGRESS_DIR.mkdir(mode=0o755, exist_ok=True)
     with (PROGRESS_DIR / "rollback.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -4,6 +4,8 @@ import json
 import time
 from typing import Any
 
+import pytest
+
 from tests.conftest import Boot
 from tests.machine.agents import (
     agent,
@@ -118,9 +120,21 @@ def test_what_was_given_up_stays_down_over_a_reboot(container: Boot) -> None:
     assert_intact(machine)
 
 
-def test_a_reboot_into_the_known_good(container: Boot) -> None:
+# Healer is killed while it waits for the boot loader, and asks for the same again.
+KILLER = """\
+if test -e /run/break && ! test -e /run/killed; then
+  touch /run/killed
+  systemctl kill --signal=KILL healer
+  sleep 5
+fi
+"""
+
+
+@pytest.mark.parametrize("boot_loader", ["", KILLER], ids=["", "killed meanwhile"])
+def test_a_reboot_into_the_known_good(container: Boot, boot_loader: str) -> None:
     limits = {"escalation": {"reboot": True}, "safeSwitch": {"probationSec": 4}}
-    machine = container(system=host({"maxQuarantines": 0}, healer=limits))
+    declared = host({"maxQuarantines": 0}, healer=limits, bootLoaderScript=boot_loader)
+    machine = container(system=declared)
     good = known_good(machine)
     boot = machine.succeed("cat /proc/sys/kernel/random/boot_id")
     machine.succeed("touch /run/break")

@@ -32,6 +32,8 @@ from healer.safeswitch import rebooting, rollback, trial
 # How often the bus or the helper is tried, a second apart: a slow boot brings them up late.
 _PATIENCE = 120
 _RETRY_SEC = 1.0
+# How long the helper may take for what is soon done.
+_ANSWER_SEC = 60.0
 _TRIAL_POLL_SEC = 0.5
 # What only healer's memory has to know.
 _RECORDED_ONLY = frozenset({"forgive"})
@@ -139,8 +141,10 @@ async def carry_out(
             elif intent.data["action"] in _RECORDED_ONLY:
                 done = Done(True, "recorded")
             else:
-                done = await _done(CarryOut(intent.seq), config)
-                if done.ok and intent.data["action"] == "reboot" and intent.boot == clock.boot_id():
+                is_reboot = intent.data["action"] == "reboot"
+                limit = rollback.longest_sec(config) if is_reboot else _ANSWER_SEC
+                done = await _done(CarryOut(intent.seq), config, limit)
+                if done.ok and is_reboot and intent.boot == clock.boot_id():
                     # The next boot tells the outcome, unless there is none.
                     await asyncio.sleep(_REBOOT_SEC)
                     done = Done(False, f"the host did not go down within {_REBOOT_SEC:g} s")
@@ -222,7 +226,14 @@ async def _try(intent: Entry, config: Config, unit_state: UnitStates) -> Done:
         going = trial.of(intent)
         if going is not None and going.phase == "done":
             return Done(going.ok, going.detail, going.running)
-        unit = await unit_state(trial.UNIT)
+        try:
+            unit = await unit_state(trial.UNIT)
+        except HostUnavailableError:
+            if going is None or going.boot != clock.boot_id():
+                raise
+            # It needs no bus, and may be about to bring it back; its file tells how it ends.
+            await asyncio.sleep(_TRIAL_POLL_SEC)
+            continue
         # Between two runs of its process the unit waits to be started again.
         if going is None or going.boot != clock.boot_id() or unit is None or unit.gave_up:
             begun = await _done(CarryOut(intent.seq), config)
@@ -261,7 +272,7 @@ async def tell(what: TellUp | TellExcused | TellStable, config: Config) -> None:
 async def _done(
     request: Request,
     config: Config,
-    timeout_sec: float = 60,
+    timeout_sec: float = _ANSWER_SEC,
     connection: _Connection | None = None,
 ) -> Done:
     """Send one request to root's helper and return what became of it.

@@ -11,10 +11,13 @@ import pytest
 from healer import actions
 from healer.actions import Done
 from healer.config import Config
+from healer.errors import HostUnavailableError
 from healer.events import UnitState
 from healer.helper import Reply
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
+from healer.safeswitch import trial
+from healer.safeswitch.deadman import Trial
 
 REFUSED, DONE = Reply(False, "no"), Reply(True, "yes")
 
@@ -100,6 +103,52 @@ def test_a_helper_that_is_not_there_is_named(tmp_path: Path, bound: bool, why: s
     assert not done.ok
     assert f"root's helper is not there at {path} ({why})" in done.detail
     assert done.detail.endswith("look at: systemctl status healer-helper.socket")
+
+
+async def tried(trial_file: Path, *, unanswered: int) -> Done:
+    """Take up a trial of this boot that ends once PID 1 was asked so often, without an answer."""
+    entry = intent("try")
+    phases = {
+        phase: msgspec.json.encode(
+            Trial(
+                leaf=entry.leaf,
+                boot=entry.boot,
+                target="/nix/store/new",
+                source="/nix/store/old",
+                profile="",
+                profile_before=None,
+                confirm_sec=600,
+                timeout_sec=600,
+                package="",
+                judge="",
+                config="",
+                uid=0,
+                gid=0,
+                phase=phase,
+                ok=phase == "done",
+            )
+        )
+        for phase in ("waiting", "done")
+    }
+    trial_file.write_bytes(phases["waiting"])
+    asked = 0
+
+    async def no_bus(_: str) -> UnitState | None:
+        nonlocal asked
+        asked += 1
+        if asked == unanswered:
+            trial_file.write_bytes(phases["done"])
+        raise HostUnavailableError("the system bus does not answer")
+
+    config = Config(version=1)
+    return await actions.carry_out(entry, config, no_bus, actions.Standby(), lambda _: None)
+
+
+def test_a_trial_outlives_the_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("_RETRY_SEC", "_TRIAL_POLL_SEC"):
+        monkeypatch.setattr(actions, pause, 0)
+    monkeypatch.setattr(trial, "PATH", tmp_path / "trial.json")
+    assert asyncio.run(tried(tmp_path / "trial.json", unanswered=1000)).ok
 
 
 async def rolled_back(ready: Config, now: Config, directory: Path) -> tuple[int, list[int]]:

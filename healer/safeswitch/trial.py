@@ -28,7 +28,9 @@ from healer.safeswitch.watching import Watch
 
 UNIT = "healer-trial.service"
 PATH = rollback.PROGRESS_DIR / "trial.json"
-_WORD = rollback.PROGRESS_DIR / "trial-word.json"
+# The same once more, and what a person said: there is room here also when a disk is full.
+_OF_THIS_BOOT = rollback.RESULT_DIR / "healer-trial.json"
+_WORD = rollback.RESULT_DIR / "healer-trial-word.json"
 _ROOTS = Path("/nix/var/nix/gcroots")
 _POLL_SEC = 0.2
 _ATTEMPTS = 3
@@ -36,8 +38,12 @@ _ATTEMPTS = 3
 
 def read() -> Trial | None:
     """Return the last trial, under way or done; None when there was none."""
+    return _read(_OF_THIS_BOOT) or _read(PATH)
+
+
+def _read(path: Path) -> Trial | None:
     try:
-        return msgspec.json.decode(PATH.read_bytes(), type=Trial)
+        return msgspec.json.decode(path.read_bytes(), type=Trial)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -61,7 +67,8 @@ def begin(trial: Trial) -> None:
         # Neither may be collected as garbage meanwhile, whatever becomes of the profile.
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-    _WORD.unlink(missing_ok=True)
+    for path in (_WORD, _OF_THIS_BOOT):
+        path.unlink(missing_ok=True)
     write_atomically(PATH, msgspec.json.encode(trial), 0o644)
     try:
         start(trial)
@@ -139,11 +146,14 @@ def _take(trial: Trial, step: Step) -> None:
 
 
 def _write(trial: Trial) -> None:
-    """Write the file; a full disk does not keep the system from going back."""
-    try:
-        write_atomically(PATH, msgspec.json.encode(trial), 0o644)
-    except OSError as error:
-        print(f"healer trial: cannot write {PATH}: {error.strerror}", file=sys.stderr)
+    """Write the files; a full disk does not keep the system from going back, and only once."""
+    for path in (_OF_THIS_BOOT, PATH):
+        try:
+            write_atomically(path, msgspec.json.encode(trial), 0o644)
+        except OSError as error:
+            print(f"healer trial: cannot write {path}: {error.strerror}", file=sys.stderr)
+            if path == _OF_THIS_BOOT:
+                path.unlink(missing_ok=True)  # it is not the newer one any more
 
 
 def _switch(trial: Trial) -> None:

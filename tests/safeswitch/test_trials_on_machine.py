@@ -98,6 +98,26 @@ def test_a_trial_that_nobody_confirms_with_session_and_healer_dead(container: Bo
     assert_intact(machine)
 
 
+def test_a_trial_that_has_no_disk_any_more_goes_back_once(container: Boot) -> None:
+    machine = container(system=gated("old"))
+    old = machine.current_system()
+    new = machine.build({**gated("new"), "activationScript": "echo activated >>/run/activated"})
+    assert ask(machine, f"run {new} --confirm-within 10m")[0]
+    machine.wait_until_succeeds(f"grep -q waiting {TRIAL}")
+    directory = TRIAL.rpartition("/")[0]
+    machine.succeed(f"mount --bind {directory} {directory}")
+    machine.succeed(f"mount -o remount,bind,ro {directory}")
+    done, out = ask(machine, "rollback")
+    assert done, out
+    assert where(machine) == (old, old, old)
+    assert trial_outcome(machine)["running"] == old
+    machine.wait_until_succeeds("! systemctl is-active healer-trial")
+    machine.sleep(3)
+    machine.fail("systemctl is-active healer-trial")
+    assert machine.succeed("cat /run/activated") == "activated\n"
+    assert_intact(machine)
+
+
 def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
     machine = container(system=gated("old"))
     old = machine.current_system()
@@ -292,6 +312,9 @@ def test_a_trial_killed_in_its_steps(container: Boot, moment: str) -> None:
     machine.wait_for_unit("healer.service")
     goes_back = moment == "returning"
     machine.execute(f"healer safeswitch {'rollback' if goes_back else 'confirm'}")
+    # What a person asked for is told as what became of it, also where healer asks for it again.
+    asked = wait_for_entry(machine, "action.intent", action="abandon" if goes_back else "confirm")
+    assert wait_for_entry(machine, "action.outcome", intent=asked["seq"])["data"]["ok"]
     machine.wait_until_succeeds(f'grep -q \'"phase":"done"\' {TRIAL}')
     runs = old if goes_back else new
     assert where(machine) == (runs, runs, runs)

@@ -17,7 +17,8 @@ import msgspec
 from healer.files import write_atomically
 
 LASTING = Path("/var/lib/healer-helper/holds")
-_LOCK = LASTING.with_name("holds.lock")
+# Not on a disk, which can be full or read-only.
+_LOCK = Path("/run/healer-holds.lock")
 # What lies behind the link is rooted against garbage collection, and by this boot only.
 _PROGRAM = Path("/run/healer-release")
 _ROOT = Path("/nix/var/nix/gcroots/healer-release")
@@ -38,7 +39,6 @@ class Hold:
 @contextmanager
 def exclusively() -> Iterator[None]:
     """Let nobody else place or end a hold meanwhile. Needs root."""
-    LASTING.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -54,13 +54,18 @@ def write(runtime_dir: Path, unit: str, hold: Hold) -> None:
 
 def write_lasting(unit: str, hold: Hold) -> None:
     """Hold a unit back in every boot. Needs root."""
+    LASTING.mkdir(mode=0o755, parents=True, exist_ok=True)
     write_atomically(LASTING / unit, msgspec.json.encode(hold), 0o644)
 
 
 def remove(runtime_dir: Path, unit: str) -> None:
-    """End all holds of a unit, if there are any. Needs root."""
-    for path in (LASTING / unit, _path(runtime_dir, unit)):
-        path.unlink(missing_ok=True)
+    """End all holds of a unit, if there are any. Needs root.
+
+    That of this boot first, for the other may be on a disk that is read-only by now.
+    """
+    _path(runtime_dir, unit).unlink(missing_ok=True)
+    if (LASTING / unit).exists():
+        (LASTING / unit).unlink()
 
 
 def read(runtime_dir: Path, unit: str) -> Hold | None:

@@ -56,6 +56,19 @@ def test_a_hold_outlives_the_healer_that_placed_it(container: Boot) -> None:
     machine.wait_until_fails("systemctl list-units --all | grep healer-release")
 
 
+def test_a_hold_ends_though_the_disk_is_read_only(container: Boot) -> None:
+    machine = container(system=system({"worker": agent()}))
+    machine.wait_for_unit("worker.service")
+    machine.wait_until_succeeds("test -S /run/healer/control.sock")
+    directory = "/var/lib/healer-helper"
+    machine.succeed(f"mkdir -p {directory}", f"mount --bind {directory} {directory}")
+    machine.succeed("healer agent worker hold --for 10s")
+    machine.succeed(f"mount -o remount,bind,ro {directory}", f"! touch {directory}/any")
+    machine.wait_until_succeeds("systemctl is-active worker")
+    machine.succeed("test ! -e /run/healer/holds/worker.service")
+    assert wait_for_entry(machine, "agent.released", agent="worker")["data"]["by"] == "timer"
+
+
 def refused(machine: LocalMachine, command: str) -> tuple[int, str]:
     """Run a command that prints nothing but an error; return its exit code, and that."""
     code, out = machine.execute(f"{command} 2>/tmp/stderr")

@@ -46,7 +46,7 @@ class ComingUp:
             self._told_excused = True
             self._tell_excused()
         if self._decisions.came_up == clock.boot_id():
-            self._is_up()
+            self._is_up(systems)
 
     def _trouble(self, systems: Systems) -> list[str] | None:
         """Return what is wrong with the host, where that may excuse this boot."""
@@ -57,12 +57,12 @@ class ComingUp:
             return None
         return self._environment.look()
 
-    def _is_up(self) -> None:
-        marker = Path(self._decisions.config.runtime_dir) / _UP
-        if marker.exists():
-            return
+    def _is_up(self, systems: Systems) -> None:
         if not self._told_up:
             self._told_up = True
-            self._tell_up()
-        with suppress(OSError):  # agents can fill /run: each look tries again
-            marker.touch()
+            if not booting.is_noted_up(systems):
+                self._tell_up()
+        marker = Path(self._decisions.config.runtime_dir) / _UP
+        if not marker.exists():
+            with suppress(OSError):  # agents can fill /run: each look tries again
+                marker.touch()

@@ -37,6 +37,13 @@ class BootRollback:
         return Record(now, "boot.rolled-back", data)
 
 
+def is_noted_up(systems: Systems) -> bool:
+    """Whether root has noted all that ``note_up`` notes."""
+    booted = systems.booted
+    noted = booted is None or booted != systems.current or came_up()[-1:] == [booted]
+    return noted and not COUNT.exists() and not EXCUSED.exists()
+
+
 def note_up(systems: Systems) -> None:
     """Begin the count anew, and note that the booted system comes up in a boot. Needs root.
 

@@ -130,6 +130,12 @@ def test_a_system_that_comes_up_may_be_booted_as_often_as_one_likes(container: B
         booted_into(machine, new)
         wait_for_entries(machine, number + 2, "host.up")
         machine.wait_until_succeeds(f"! test -e {COUNT}")
+    # As if healer had been killed before root's helper took note.
+    machine.succeed(
+        f"echo {new} 1 $(tr -d - </proc/sys/kernel/random/boot_id) >{COUNT}",
+        "systemctl kill --signal=KILL healer",
+    )
+    machine.wait_until_succeeds(f"! test -e {COUNT}")
     # An agent that was not changed, and that what is on the disk keeps down, is no fault of it.
     machine.succeed("mkdir /var/lib/worker/counter.new")
     booted_into(machine, new)

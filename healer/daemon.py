@@ -274,7 +274,7 @@ class Daemon:
         self._record(self._decisions.on_tick(states, systems, now, trouble, fresh))
 
     async def _look_at_units(self, systems: Systems) -> None:
-        await self._units.refresh()
+        await self._units.refresh(self._alive)
         now = clock.now()
         states = self._units.fresh
         for unit in self._decisions.in_incidents():

@@ -42,6 +42,7 @@ class Ends:
     def __init__(self, config: Config) -> None:
         self.stamps = Path(config.runtime_dir) / "stamps"
         self._cursor_path = Path(config.state_dir) / "journal.cursor"
+        self._cursor: str | None = None
         # systemd-python's reader is not for more than one thread.
         self._journal = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="journal")
         # By unit: the invocation whose main process is gone, and what is asked about it.
@@ -88,8 +89,10 @@ class Ends:
     async def journalled(self, units: frozenset[str]) -> Replay | None:
         """Return the next page of failed invocations in the journal; None if it cannot be read."""
         replay: Replay
+        if self._cursor is None:
+            self._cursor = self._stored_cursor()
         try:
-            replay = await self._ask(journal.ended_since, self._read_cursor(), units, _PAGE)
+            replay = await self._ask(journal.ended_since, self._cursor, units, _PAGE)
         except HostUnavailableError as error:
             log.warning("%s; trying again", error)
             return None
@@ -106,8 +109,14 @@ class Ends:
             return None
         return found
 
-    def read_up_to(self, cursor: str) -> None:
-        """Remember how far the journal was read; what is read twice is recorded once."""
+    def read_up_to(self, cursor: str, *, durable: bool) -> None:
+        """Remember how far the journal was read; what is read twice is recorded once.
+
+        Over healer's own end only where all that was found up to there is ``durable``.
+        """
+        self._cursor = cursor
+        if not durable:
+            return
         try:
             write_atomically(self._cursor_path, cursor.encode(), 0o600)
         except OSError as error:
@@ -220,7 +229,7 @@ class Ends:
             await asyncio.sleep(pause)
         return words
 
-    def _read_cursor(self) -> str | None:
+    def _stored_cursor(self) -> str | None:
         try:
             return self._cursor_path.read_text(encoding="ascii", errors="replace")
         except OSError:

@@ -147,13 +147,14 @@ class Recorder:
         for dump in replay.dumped:
             is_main = self._units.is_main(dump)
             self._record(self._decisions.on_dump(dump, clock.now(), is_main=is_main))
-        if replay.cursor is not None and self._ledger.health().spooled == 0:
-            self._ends.read_up_to(replay.cursor)
+        if replay.cursor is not None:
+            self._ends.read_up_to(replay.cursor, durable=self._ledger.health().spooled == 0)
         if replay.more:
             self._journal_due_ms = 0
             return True
         await self._units.reconcile()
-        await self._units.refresh()
+        alive()
+        await self._units.refresh(alive)
         self._record(self._decisions.on_counts(self._units.fresh, clock.now()))
         return False
 

@@ -117,8 +117,11 @@ class Units:
                     told = True
                 await asyncio.sleep(_RETRY_SEC)
 
-    async def refresh(self) -> None:
-        """Ask for the state of units that changed; of the rest of many in the next call."""
+    async def refresh(self, alive: Callable[[], None]) -> None:
+        """Ask for the state of units that changed; of the rest of many in the next call.
+
+        ``alive`` is called after each few: PID 1 may be slow to answer.
+        """
         self._texts.flush()
         if not self._connected or self._busy:
             return
@@ -131,6 +134,7 @@ class Units:
             self._stale.difference_update(units)
             if not all(await asyncio.gather(*map(self._ask, units))):
                 return
+            alive()
         if self._dirty.keys() & self._declared:
             self._on_change(False)
 

@@ -1,5 +1,6 @@
 """Which stamps have served."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from healer.config import Agent, Config
 from healer.events import Ended
-from healer.host import stamps
+from healer.host import journal, stamps
+from healer.host.journal import Replay
 from healer.watchdog.ends import Ends
 
 ENDED = Ended(
@@ -59,4 +61,30 @@ def test_a_recorded_end_leaves_nothing_in_run(
     left = {*(tmp_path / "stamps").iterdir()}
     assert running in left
     assert len(left) < 100
+    ends.close()
+
+
+@pytest.mark.parametrize("durable", [True, False], ids=["cannot be stored", "is not stored yet"])
+def test_the_journal_is_read_on_though_its_cursor_cannot_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    asked = []
+
+    def ended_since(cursor: str | None, *_: object) -> Replay:
+        asked.append(cursor)
+        return Replay([], [], f"page {len(asked)}", more=True, gap=False)
+
+    monkeypatch.setattr(journal, "ended_since", ended_since)
+    # Its directory is not there.
+    ends = Ends(Config(version=1, state_dir=str(tmp_path / "gone"), runtime_dir=str(tmp_path)))
+
+    async def read() -> None:
+        for _ in range(3):
+            replay = await ends.journalled(frozenset())
+            assert replay is not None
+            assert replay.cursor is not None
+            ends.read_up_to(replay.cursor, durable=durable)
+
+    asyncio.run(read())
+    assert asked == [None, "page 1", "page 2"]
     ends.close()

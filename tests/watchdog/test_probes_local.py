@@ -1,7 +1,9 @@
 """Health checks against real commands, processes and files."""
 
+import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from healer.config import CommandCheck, FileCheck, MemoryCheck
 from healer.watchdog.health import Outcome
+from healer.watchdog.probes.file import Files
 from healer.watchdog.probes.memory import cgroup_of, look_at_memory
 from tests.machine.outcome import retry
 from tests.watchdog.looking import ERROR, FAILED, OK, outcome
@@ -117,3 +120,41 @@ def test_files(tmp_path: Path) -> None:
         os.utime(path, (written, written))
         assert outcome(check) is expected
     assert outcome(FileCheck(name="f", path=f"{path}/x", max_age_sec=60)) is ERROR
+
+
+def test_a_file_does_not_age_by_a_clock_that_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor by a suspend, of which CLOCK_MONOTONIC knows nothing either."""
+    path, ahead_sec, up_sec = tmp_path / "beat", 0.0, 1000.0
+    real_time = time.time
+    monkeypatch.setattr(time, "time", lambda: real_time() + ahead_sec)
+    monkeypatch.setattr(time, "monotonic", lambda: up_sec)
+    check = FileCheck(name="f", path=str(path), max_age_sec=60)
+
+    async def looks() -> list[Outcome]:
+        nonlocal ahead_sec, up_sec
+        files, found = Files(), []
+
+        async def look() -> None:
+            nonlocal up_sec
+            up_sec += 3
+            found.append((await files.look(check))[0])
+
+        path.touch()
+        await look()
+        ahead_sec = 3600.0
+        await look()
+        # Written in the same moment in which the clock is set on, once more.
+        os.utime(path, (real_time() + ahead_sec,) * 2)
+        ahead_sec = 7200.0
+        await look()
+        up_sec += 40
+        await look()
+        ahead_sec = -7200.0
+        up_sec += 40
+        await look()
+        files.close()
+        return found
+
+    assert asyncio.run(looks()) == [OK, OK, OK, OK, FAILED]

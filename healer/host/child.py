@@ -5,6 +5,7 @@ For what would cost the daemon its memory, or its life.
 
 import asyncio
 import sys
+from contextlib import suppress
 
 
 class Child:
@@ -48,7 +49,8 @@ class Child:
         if process.stdin is None or process.stdout is None:
             raise EOFError("the process has no pipes")
         process.stdin.write(question + b"\n")
-        await process.stdin.drain()
+        with suppress(ConnectionError):  # it has ended, and so has its output
+            await process.stdin.drain()
         answer = await process.stdout.readline()
         if not answer:
             raise EOFError("the process ended")

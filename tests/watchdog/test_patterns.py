@@ -1,6 +1,8 @@
 """Patterns that are looked for in a process of their own."""
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -49,3 +51,19 @@ def test_a_question_that_is_given_up_is_not_answered_to_the_next() -> None:
         return await patterns.first("b", ["a", "b"])
 
     assert ask(questions) == 1
+
+
+def test_a_process_that_was_killed_is_no_answer() -> None:
+    async def questions(patterns: Patterns) -> list[object]:
+        found: list[object] = []
+        # Its pipes may be seen closed before the question, or by it.
+        for pause in (0, 0.1, 0, 0.1):
+            assert await patterns.first("a", ["a"]) == 0
+            subprocess.run(["pkill", "--signal=KILL", f"--parent={os.getpid()}"], check=True)
+            await asyncio.sleep(pause)
+            # More than a pipe holds.
+            asked = patterns.first("a", ["b" * 1_000_000])
+            found += await asyncio.gather(asked, return_exceptions=True)
+        return found
+
+    assert {type(each) for each in ask(questions)} == {ValueError}

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from healer.config import Agent, Config
 from healer.decisions import Decisions
+from healer.events import Instant
 from healer.history import History, fold
+from healer.ledger import shrink
 from healer.ledger.writer import Ledger
 from healer.records import Record
 from tests.safeswitch.judged import BAD, GOOD, Judged, lived
@@ -56,3 +59,19 @@ def test_one_that_a_boot_or_a_rollback_made_active_is_measured_as_well(tmp_path:
     measured(host, BAD, GOOD)
     assert host.of("deployment.activated")[-1].data["kind"] == "rollback"
     assert unmeasured(host, tmp_path / "rollback") == (BAD, GOOD)
+
+
+def test_whom_an_entry_has_no_room_to_name_is_not_forgotten() -> None:
+    names = [f"an-agent-with-a-longer-name-{number:04}" for number in range(1000)]
+    config = Config(version=1, agents={name: Agent(unit=f"{name}.service") for name in names})
+    decisions, now = Decisions(config), Instant("boot", 0, 0)
+    told: dict[str, object] = {"agents": names, "units": sorted(decisions.units)}
+    decisions.replay(Record(now, "config.loaded", told))
+    for first in range(0, 1000, 200):
+        counts = {f"{name}.service": 1 for name in names[first : first + 200]}
+        decisions.replay(Record(now, "restarts.counted", {"counts": counts}))
+    data = shrink.fit(told)[0]
+    assert names[500] not in str(data)
+    decisions.replay(Record(now, "healer.started", data))
+    assert decisions.deployment.baselines.keys() == {*names}
+    assert decisions.counts.keys() == decisions.units

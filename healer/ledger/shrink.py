@@ -8,7 +8,7 @@ is refused.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from healer.ledger import canonical
@@ -28,15 +28,20 @@ def fit(data: Mapping[str, object]) -> tuple[dict[str, object], int]:
     float or an object that is not JSON.
     """
     plain = {_key(key): _plain(value, 1) for key, value in data.items()}
-    size = len(canonical.encode_checked(plain))
+    size = len(canonical.encode(plain))
     if size <= MAX_DATA:
         return plain, size
     for length, items in _ATTEMPTS:
         cut = {key: _cut(value, length, items) for key, value in plain.items()}
-        cut_size = len(canonical.encode_checked(cut))
+        cut_size = len(canonical.encode(cut))
         if cut_size <= MAX_DATA:
             return cut, cut_size
     return {_CUT: f"[healer: {size} bytes of data cut]"}, 64
+
+
+def whole(items: Sequence[str]) -> Sequence[str] | None:
+    """Return the items of a list in an entry; None where it was too long for that, and was cut."""
+    return None if any(item.startswith("[healer: ") for item in items) else items
 
 
 def text(value: str, length: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from msgspec.structs import replace
 
 from healer.events import Changes, Instant, Systems
+from healer.ledger import shrink
 from healer.records import Record
 from healer.safeswitch import crash_state, gate_state
 from healer.safeswitch.state import DAY_MS, DeploymentState, Observation
@@ -244,8 +245,9 @@ def _came_of(state: DeploymentState, record: Record) -> DeploymentState:
 
 def _declared(state: DeploymentState, record: Record) -> DeploymentState:
     """Begin the baseline of each agent that is new; those that are gone are forgotten."""
-    names = record.data["agents"]
-    state = replace(state, baselines={name: state.baseline(name) for name in names})
+    names = shrink.whole(record.data["agents"])
+    if names is not None:  # else nobody knows who is gone, and forgets nobody
+        state = replace(state, baselines={name: state.baseline(name) for name in names})
     promoting = state.pending is not None and state.pending.data["action"] == "promote"
     if state.under_observation and not promoting:
         # Nobody looked at the gates for a while: each has to pass again.

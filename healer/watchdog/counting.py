@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from healer.events import Instant, UnitState
+from healer.ledger import shrink
 from healer.records import Record
 
 # Evidence that is on its way (a stamp being written, a busy journald) is there by then.
@@ -44,7 +45,8 @@ def apply(counts: dict[str, Count], record: Record) -> None:
             counts[unit] = Count(boot, counted, awaited=int(unit in data.get("awaited", ())))
     elif record.type in {"healer.started", "config.loaded"}:
         # Ends are recorded of agents' units only: what is one again is counted anew.
-        for unit in counts.keys() - set(data.get("units", ())):
+        units = shrink.whole(data.get("units", ()))
+        for unit in () if units is None else counts.keys() - set(units):
             del counts[unit]
     elif "agent" in data and (count := counts.get(data.get("unit", ""))) is not None:
         counts[data["unit"]] = _applied(count, record)

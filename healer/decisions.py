@@ -17,6 +17,7 @@ from healer.watchdog.agent_state import AgentState
 from healer.watchdog.counting import Count
 from healer.watchdog.health import Outcome, Streak
 from healer.watchdog.holding import Holds
+from healer.watchdog.remembered import Remembered
 
 _UNKNOWN = AgentState()
 
@@ -27,8 +28,8 @@ class Decisions:
     def __init__(self, config: Config) -> None:
         self.configure(config)
         self.agents: dict[str, AgentState] = {}
-        # By unit: the names under which ends of it are recorded, mostly one.
-        self._recorded_as: dict[str, set[str]] = {}
+        # The invocations whose end is recorded, and those whose core dump is.
+        self._ended, self._dumped = Remembered(), Remembered()
         self.counts: dict[str, Count] = {}
         self.holds = Holds()
         # Of these units it is told, in this boot and under this deployment, that there are none.
@@ -54,9 +55,12 @@ class Decisions:
         concerned = [*self.agents] if record.type == "deployment.activated" else [name]
         for each in concerned:
             if isinstance(each, str):
-                self.agents[each] = agent_state.apply(self.agent(each), record, each)
+                over = record.data.get("invocation") in self._ended
+                self.agents[each] = agent_state.apply(self.agent(each), record, each, over=over)
         if record.type in {"agent.crash", "agent.exit", "agent.stopped"}:
-            self._recorded_as.setdefault(record.data["unit"], set()).add(record.data["agent"])
+            self._ended.add(record.data["invocation"])
+        if record.type == "agent.coredump":
+            self._dumped.add(record.data["invocation"])
         if record.type == "agent.missing":
             self.missing.add(record.data["unit"])
         if record.type in {"deployment.activated", "host.boot"}:
@@ -79,11 +83,7 @@ class Decisions:
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded, also where its unit was that of another agent then."""
-        return self._has_ended(ended.unit, ended.boot, ended.invocation)
-
-    def _has_ended(self, unit: str, boot: str, invocation: str) -> bool:
-        names = self._recorded_as.get(unit, ())
-        return any(self.agent(name).has_ended(boot, invocation) for name in names)
+        return ended.invocation in self._ended
 
     def is_alone(self, name: str) -> bool:
         """Whether no other agent is unwell."""
@@ -130,9 +130,10 @@ class Decisions:
     def on_dump(self, dump: CoreDump, now: Instant, *, is_main: bool) -> list[Record]:
         """Answer a core dump of a process of an agent's, its main process if ``is_main``."""
         name = self.agent_of(dump.unit)
-        if name is None:
+        if name is None or dump.invocation in self._dumped:
             return []
-        return self._apply(agent.on_dump(name, self.agent(name), dump, now, is_main=is_main))
+        dies = is_main and dump.invocation not in self._ended
+        return self._apply(agent.on_dump(name, self.agent(name), dump, now, dies=dies))
 
     def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
         """Answer what systemd says of an agent's unit now.
@@ -173,7 +174,7 @@ class Decisions:
                 continue
             count = self.counts.get(unit)
             # What runs had not ended when systemd was asked.
-            ended = not state.running and self._has_ended(unit, now.boot, state.invocation)
+            ended = not state.running and state.invocation in self._ended
             if count is None or count.boot != now.boot:
                 new[unit] = state
                 continue

@@ -33,7 +33,6 @@ class History:
 def fold(entries: Iterable[Entry], decisions: Decisions) -> History:
     """Fold a ledger's entries into the decisions, and return what is known beside them."""
     history = History()
-    drift = []
     for entry in entries:
         at = Instant(entry.boot, entry.boottime_us // 1000, entry.time_us)
         record = Record(at, entry.type, entry.data, entry.incident)
@@ -42,7 +41,7 @@ def fold(entries: Iterable[Entry], decisions: Decisions) -> History:
         if entry.type.startswith("healer."):
             history.last_run = record
         elif entry.type.startswith("drift."):
-            drift.append(record)
+            history.drift = history.drift.replay(record)
         elif entry.type == "boot.rolled-back":
             history.boot_rollback = entry.data["boot"]
         elif is_other(record):
@@ -55,5 +54,4 @@ def fold(entries: Iterable[Entry], decisions: Decisions) -> History:
             history.intents[entry.seq] = entry
         elif entry.type == "action.outcome":
             history.intents.pop(entry.data["intent"], None)
-    history.drift = DriftState.restore(drift)
     return history

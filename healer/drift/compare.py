@@ -209,7 +209,7 @@ def _ignored(subject: str, patterns: list[str]) -> bool:
 
 
 class Recorded(Protocol):
-    """What :meth:`DriftState.restore` needs of a ledger entry."""
+    """What :meth:`DriftState.replay` needs of a ledger entry."""
 
     @property
     def type(self) -> str:
@@ -249,20 +249,17 @@ class DriftState:
         kept = {finding for finding in self.known - resolved if _subject(finding) not in replaced}
         return DriftState(frozenset(kept | found), suspected), _sorted(found), _sorted(resolved)
 
-    @classmethod
-    def restore(cls, entries: Iterable[Recorded]) -> "DriftState":
-        """Return the state that a ledger's history describes, so that a restart repeats nothing."""
-        known: dict[tuple[str, str], Finding] = {}
-        for entry in entries:
-            if entry.type not in {"drift.found", "drift.resolved"}:
-                continue
-            key = (entry.data["class"], entry.data["subject"])
-            known.pop(key, None)
-            if entry.type == "drift.found" and key[0] in set(DriftClass):
-                known[key] = Finding(
-                    DriftClass(key[0]), key[1], entry.data["expected"], entry.data["observed"]
-                )
-        return cls(frozenset(known.values()))
+    def replay(self, record: Recorded) -> "DriftState":
+        """Fold what a ledger tells, so that a restart repeats nothing."""
+        if record.type not in {"drift.found", "drift.resolved"}:
+            return self
+        data = record.data
+        subject = (data["class"], data["subject"])
+        known = {finding for finding in self.known if _subject(finding) != subject}
+        if record.type == "drift.found" and subject[0] in set(DriftClass):
+            drift_class = DriftClass(subject[0])
+            known.add(Finding(drift_class, subject[1], data["expected"], data["observed"]))
+        return DriftState(frozenset(known), self.suspected)
 
 
 def _subject(finding: Finding) -> tuple[DriftClass, str]:

@@ -159,19 +159,17 @@ def _why_down(state: AgentState, crash: Mapping[str, object], unit: UnitState) -
 
 
 def on_dump(
-    name: str, state: AgentState, dump: CoreDump, now: Instant, *, is_main: bool
+    name: str, state: AgentState, dump: CoreDump, now: Instant, *, dies: bool
 ) -> Iterator[Record]:
-    """Record a core dump, once for each invocation, in the incident of its crash.
+    """Record a core dump in the incident of its crash.
 
-    That of a main process can be known before the crash is, or it comes of a stop that somebody
-    asked for. That of another is no crash.
+    The invocation ``dies`` of it where that is of its main process, and no end of it is recorded
+    yet: it will be, or somebody has asked for a stop. That of another process is no crash.
     """
-    if dump.invocation in state.dumped:
-        return
     crash, incident = state.last_crash, state.story
     if crash is not None and crash.data["invocation"] == dump.invocation:
         incident = crash.incident
-    elif is_main and not state.has_ended_ever(dump.invocation):
+    elif dies:
         incident = _incident(name, state, dump.invocation)
     data = {
         "agent": name,

@@ -1,5 +1,6 @@
 """What the records say of one agent: how each of them changes it. Pure."""
 
+import sys
 from collections.abc import Mapping
 
 import msgspec
@@ -12,25 +13,22 @@ from healer.watchdog.budget import Death
 from healer.watchdog.foretold import Foretold
 from healer.watchdog.ladder import Ladder
 
-# How many ended invocations and crashes of one agent are remembered, so that the same end is not
-# recorded twice. The journal can tell again of all that happened since healer was last up.
-_REMEMBERED = 4096
+# How many crashes of one agent are remembered: more than the largest budget can count.
+_DEATHS = 4096
 
 
 class AgentState(msgspec.Struct, frozen=True):
     """What the records say of one agent.
 
-    ``ended`` holds the identities of its last ended invocations, ``deaths`` its last crashes,
-    oldest first; ``restarted_as`` names the run (boot and invocation) that follows the last crash,
-    ``looped_in`` the toplevel in which the crash-loop budget was last spent, and ``unhealthy`` the
-    invocation that a health check found failing, and that check. ``passed`` pairs each startup and
-    readiness check with the invocation in which it succeeds, and ``ready`` says in which one such a
-    check began to succeed last, and when. ``restarts`` counts the crashes of the last incident, and
-    ``dumped`` names the invocations whose core dump is recorded. In the invocation ``begun_anew``
-    healer last had the backoff begin anew. ``foretold`` is a story that has come to no crash yet.
+    ``deaths`` holds its last crashes, oldest first; ``restarted_as`` names the run (boot and
+    invocation) that follows the last crash, ``looped_in`` the toplevel in which the crash-loop
+    budget was last spent, and ``unhealthy`` the invocation that a health check found failing, and
+    that check. ``passed`` pairs each startup and readiness check with the invocation in which it
+    succeeds, and ``ready`` says in which one such a check began to succeed last, and when.
+    ``restarts`` counts the crashes of the last incident. In the invocation ``begun_anew`` healer
+    last had the backoff begin anew. ``foretold`` is a story that has come to no crash yet.
     """
 
-    ended: tuple[tuple[str, str], ...] = ()
     deaths: tuple[Death, ...] = ()
     crashes: int = 0
     last_crash: Record | None = None
@@ -43,7 +41,6 @@ class AgentState(msgspec.Struct, frozen=True):
     ladder: Ladder = msgspec.field(default_factory=Ladder)
     ready: tuple[str, int] | None = None
     restarts: int = 0
-    dumped: tuple[str, ...] = ()
     begun_anew: str | None = None
     foretold: Foretold | None = None
 
@@ -51,14 +48,6 @@ class AgentState(msgspec.Struct, frozen=True):
     def story(self) -> str | None:
         """The incident that is open, be it by a crash or by what foretells one."""
         return self.incident or (self.foretold.incident if self.foretold else None)
-
-    def has_ended(self, boot: str, invocation: str) -> bool:
-        """Whether the end of this invocation is recorded."""
-        return (boot, invocation) in self.ended
-
-    def has_ended_ever(self, invocation: str) -> bool:
-        """Whether the end of this invocation is recorded, of whichever boot it is."""
-        return any(ended == invocation for _, ended in self.ended)
 
     def failed_check(self, invocation: str) -> str | None:
         """The health check that found this invocation failing, if one did."""
@@ -71,13 +60,16 @@ class AgentState(msgspec.Struct, frozen=True):
         return (check, invocation) in self.passed
 
 
-def apply(state: AgentState, record: Record, name: str) -> AgentState:
-    """Fold a record that concerns the agent ``name`` into its state."""
+def apply(state: AgentState, record: Record, name: str, *, over: bool = False) -> AgentState:
+    """Fold a record that concerns the agent ``name`` into its state.
+
+    ``over`` says that the end of the invocation that the record is of is recorded already.
+    """
     folded = _apply(state, record)
     ladder = steps.apply(state.ladder, record, name)
     foretold = state.foretold
     # A core dump of a run whose end is recorded foretells nothing.
-    if record.type != "agent.coredump" or not state.has_ended_ever(record.data["invocation"]):
+    if record.type != "agent.coredump" or not over:
         foretold = omens.apply(foretold, state.incident, record)
     if ladder is state.ladder and foretold is state.foretold:
         return folded
@@ -88,11 +80,11 @@ def _apply(state: AgentState, record: Record) -> AgentState:
     data = record.data
     match record.type:
         case "agent.crash":
-            death = Death(data["boot"], _uptime_ms(record), data["toplevel"], data["early"])
+            death = _death(record)
             counts = not steps.is_answered(state.ladder, record)
             return replace(
                 _end(state, record),
-                deaths=(*state.deaths, death)[-_REMEMBERED:] if counts else state.deaths,
+                deaths=(*state.deaths, death)[-_DEATHS:] if counts else state.deaths,
                 crashes=state.crashes + 1,
                 last_crash=record,
                 incident=record.incident,
@@ -116,8 +108,6 @@ def _apply(state: AgentState, record: Record) -> AgentState:
             return replace(state, restarted_as=None)
         case "agent.crash-loop":
             return replace(state, looped_in=data["toplevel"])
-        case "agent.coredump":
-            return replace(state, dumped=(*state.dumped, data["invocation"])[-_REMEMBERED:])
         case "action.intent" | "action.outcome":
             return _acted(state, record)
         case "deployment.activated" if data["toplevel"] != data["previous"]:
@@ -157,7 +147,6 @@ def _end(state: AgentState, record: Record) -> AgentState:
     identity = (record.data["boot"], record.data["invocation"])
     return replace(
         state,
-        ended=(*state.ended, identity)[-_REMEMBERED:],
         last_end=record,
         restarted_as=None if state.restarted_as == identity else state.restarted_as,
     )
@@ -167,7 +156,17 @@ def _other_checks(state: AgentState, data: Mapping[str, object]) -> tuple[tuple[
     return tuple(passed for passed in state.passed if passed[0] != data["check"])
 
 
-def _uptime_ms(record: Record) -> int:
-    """Return when the crash was, in its own boot; when it was recorded, where that is unknown."""
-    stop = record.data["stop_uptime_ms"]
-    return int(stop) if stop is not None else record.at.uptime_ms
+def _death(record: Record) -> Death:
+    """Return a crash as the budget counts it, when it was in its own boot.
+
+    Where that is unknown, it is when it was recorded. What thousands of them have in common is kept
+    once: each entry that is read back has a copy of its own.
+    """
+    data, stop = record.data, record.data["stop_uptime_ms"]
+    toplevel = data["toplevel"]
+    return Death(
+        boot=sys.intern(data["boot"]),
+        uptime_ms=int(stop) if stop is not None else record.at.uptime_ms,
+        toplevel=None if toplevel is None else sys.intern(toplevel),
+        early=data["early"],
+    )

@@ -9,6 +9,7 @@ from healer.decisions import Decisions
 from healer.events import Context, CoreDump, Ended, Instant, Systems, UnitState
 from healer.records import Record
 from healer.watchdog.health import Outcome
+from healer.watchdog.remembered import Remembered
 
 UNIT = "web.service"
 SYSTEMS = Systems(None, None, None, None, switching=False)
@@ -163,3 +164,11 @@ def test_an_incident_ends_though_a_run_in_it_ended_without_a_trace() -> None:
     (last,) = decisions.on_unit(UNIT, third, SYSTEMS, Instant("boot", 65_000))
     assert (last.type, last.data["invocation"]) == ("agent.recovered", THIRD)
     assert decisions.agent("web").incident is None
+
+
+def test_what_is_remembered_of_ends_is_bounded_for_the_whole_host() -> None:
+    remembered = Remembered()
+    for number in range(100_000):
+        remembered.add(str(number))
+    known = [number for number in range(100_000) if str(number) in remembered]
+    assert known == [*range(100_000 - 65_536, 100_000)]

@@ -32,7 +32,7 @@ class DriftWatcher:
 
     ``on_findings(found, resolved)`` is called in the event loop. ``is_switching()`` says whether a
     switch-to-configuration runs; meanwhile nothing is reported. ``state`` is what was known
-    before (DriftState.restore). ``off`` says what is not watched and why, None if all is.
+    before (DriftState.replay). ``off`` says what is not watched and why, None if all is.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DriftWatcher:
             self._watches.close()
             self.off = "drift.enable is false"
             return False
-        if self._is_switching():
+        if await self._asks_whether_switching():
             self.state, _, _ = self.state.update(frozenset(), paused=True)
             return True
         self._watches.open()
@@ -93,11 +93,14 @@ class DriftWatcher:
         if findings is None:
             return False
         # A switch that began during the scan makes what it saw worthless.
-        paused = self._is_switching()
+        paused = await self._asks_whether_switching()
         self.state, found, resolved = self.state.update(findings, paused=paused)
         if found or resolved:
             self._on_findings(found, resolved)
         return paused or bool(self.state.suspected)
+
+    async def _asks_whether_switching(self) -> bool:
+        return await asyncio.to_thread(self._is_switching)  # see host/switch_lock.py
 
     def _scan(self) -> frozenset[Finding] | None:
         """Look at the machine, in a thread; None where nothing declares it.

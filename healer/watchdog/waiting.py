@@ -8,8 +8,9 @@ from healer.records import Record
 
 # A restart job passes through "inactive": a unit that is down for this long stays down.
 _SETTLED_MS = 1000
-# A rule's own delay: PID 1's timer has started the next run this soon after it is over.
-_TIMER_MS = 5000
+# A rule's own delay: PID 1's timer has started the next run this soon after it is over, also on a
+# host that is overloaded.
+_TIMER_MS = 60_000
 
 
 def settled_ms(crash: Record) -> int:

@@ -6,8 +6,6 @@ than 32. ASCII keys sort alike by code point and by UTF-16 unit, and without flo
 number format is plain decimal, so msgspec's sorted encoder is canonical here as it stands.
 """
 
-from typing import Any
-
 import msgspec
 
 from healer.errors import LedgerError
@@ -20,7 +18,6 @@ INT_LIMIT = 1 << 53
 """Integers are smaller than this in magnitude (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2)."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
-_decoder = msgspec.json.Decoder()
 
 
 class NotCanonicalError(LedgerError):
@@ -28,28 +25,11 @@ class NotCanonicalError(LedgerError):
 
 
 def encode(value: object) -> bytes:
-    """Return the canonical bytes of a value; NotCanonicalError when it is outside the profile."""
-    check(value)
-    return encode_checked(value)
-
-
-def encode_checked(value: object) -> bytes:
-    """Return the canonical bytes of a value already known to be inside the profile."""
+    """Return the canonical bytes of a value that ``check`` has let pass."""
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError as error:
         raise NotCanonicalError("a string holds a lone surrogate, which is not Unicode") from error
-
-
-def decode(raw: bytes) -> Any:
-    """Return the value of canonical bytes; NotCanonicalError when any byte is out of its place."""
-    try:
-        value = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotCanonicalError(f"not JSON: {error}") from error
-    if encode(value) != raw:
-        raise NotCanonicalError("JSON, but not in canonical form")
-    return value
 
 
 def check(value: object, depth: int = 0) -> None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from healer.ledger import canonical, shrink
+from healer.ledger import canonical, entry, shrink
 from healer.ledger.canonical import NotCanonicalError
+from healer.ledger.entry import BadRecordError, Body
 from tests.ledger.helpers import vectors
 
 KEYS = st.text(st.characters(max_codepoint=127), max_size=8).filter(lambda k: k[:1] != "~")
@@ -26,6 +28,25 @@ ANYTHING = st.recursive(
 )
 
 
+# Of a value in an entry's data, itself in the body.
+DEPTH = 2
+# The line of an entry, before and behind the one value in its data.
+BEFORE, BEHIND = entry.seal(
+    Body(0, "boot", 0, {"value": 0}, 0, None, entry.FIRST_PREV, 0, 0, "test"),
+    Ed25519PrivateKey.generate(),
+).raw.split(b'"value":0')
+
+
+def encoded(value: object) -> bytes:
+    canonical.check(value, DEPTH)
+    return canonical.encode(value)
+
+
+def decoded(raw: bytes) -> Any:
+    """Read a value as what verifies a ledger does."""
+    return entry.parse(BEFORE + b'"value":' + raw + BEHIND).data["value"]
+
+
 def reference(value: object) -> bytes:
     """RFC 8785 inside the profile, by the standard library."""
     return json.dumps(
@@ -35,17 +56,17 @@ def reference(value: object) -> bytes:
 
 @given(VALUES)
 def test_encoding_agrees_with_the_standard_library_and_decodes_again(value: object) -> None:
-    raw = canonical.encode(value)
+    raw = encoded(value)
     assert raw == reference(value)
-    assert canonical.decode(raw) == value
+    assert decoded(raw) == value
 
 
 @given(VALUES, st.data())
 def test_a_flipped_byte_never_decodes_to_the_same_value(value: object, data: Any) -> None:
-    raw = bytearray(canonical.encode(value))
+    raw = bytearray(encoded(value))
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
-    with contextlib.suppress(NotCanonicalError):
-        assert canonical.decode(bytes(raw)) != value
+    with contextlib.suppress(BadRecordError):
+        assert decoded(bytes(raw)) != value
 
 
 @pytest.mark.parametrize(
@@ -69,7 +90,7 @@ def test_a_flipped_byte_never_decodes_to_the_same_value(value: object, data: Any
 )
 def test_values_outside_the_profile_are_refused(value: object) -> None:
     with pytest.raises(NotCanonicalError):
-        canonical.encode(value)
+        encoded(value)
 
 
 @pytest.mark.parametrize(
@@ -101,17 +122,17 @@ def test_values_outside_the_profile_are_refused(value: object) -> None:
     ids=lambda raw: repr(raw[:20]),
 )
 def test_bytes_outside_the_profile_are_refused(raw: bytes) -> None:
-    with pytest.raises(NotCanonicalError):
-        canonical.decode(raw)
+    with pytest.raises(BadRecordError):
+        decoded(raw)
 
 
 def test_nesting_is_limited_to_the_documented_depth() -> None:
     value: object = 1
-    for _ in range(canonical.MAX_DEPTH):
+    for _ in range(canonical.MAX_DEPTH - DEPTH):
         value = [value]
-    assert canonical.decode(canonical.encode(value)) == value
+    assert decoded(encoded(value)) == value
     with pytest.raises(NotCanonicalError, match="deeper"):
-        canonical.encode([value])
+        encoded([value])
 
 
 # The vectors, and whether their input and their output are inside the profile.
@@ -132,15 +153,15 @@ def test_jcs_vectors(name: str) -> None:
     expected = (directory / "output" / f"{name}.json").read_bytes()
     input_inside, output_inside = JCS[name]
     if input_inside:
-        assert canonical.encode(value) == expected
+        assert encoded(value) == expected
     else:
         with pytest.raises(NotCanonicalError):
-            canonical.encode(value)
+            encoded(value)
     if output_inside:
-        assert canonical.encode(canonical.decode(expected)) == expected
+        assert encoded(decoded(expected)) == expected
     else:
-        with pytest.raises(NotCanonicalError):
-            canonical.decode(expected)
+        with pytest.raises(BadRecordError):
+            decoded(expected)
 
 
 def test_every_jcs_vector_is_used() -> None:

@@ -2,8 +2,8 @@
 
 Policy is declared in Nix; here somebody holds an agent back, lets it go, restarts it, has its
 backoff begin anew, or decides on a deployment. The kernel says who is at the other end
-(SO_PEERCRED, unix(7)); root and the group `healer` may ask. A request is recorded before it becomes
-an intent.
+(SO_PEERCRED, unix(7)); root and the group `healer` may ask. What is granted becomes an intent,
+which is recorded before anything is done; a refusal is told to whoever asked, and leaves no trace.
 """
 
 import asyncio

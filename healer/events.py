@@ -63,11 +63,6 @@ class Ended:
     unit_file: str | None = None
 
     @property
-    def identity(self) -> tuple[str, str, str]:
-        """What makes this end the same event however healer learns of it."""
-        return (self.boot, self.unit, self.invocation)
-
-    @property
     def stamp(self) -> str:
         """The file name of this end's stop stamp, whether there is one or not."""
         return f"{self.unit}.{self.invocation}.stop"

@@ -1,8 +1,8 @@
 """What is decided becomes a record, and a record becomes a ledger entry.
 
 All of healer's memory is a fold over records: the state that a decision starts from is what
-``apply`` made of the records before it. So a daemon that comes back after a crash or a power cut
-reads the ledger through the same ``apply`` and stands where it stood.
+``Decisions.replay`` made of the records before it. So a daemon that comes back after a crash or a
+power cut replays the ledger, and stands where it stood.
 """
 
 from collections.abc import Mapping

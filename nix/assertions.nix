@@ -325,8 +325,11 @@ let
       (refuse (unknown != [ ]) option
         "names ${toString unknown}, and there is no such agent: declare it, or remove it."
       )
-      (refuse (!lib.allUnique group.agents || others != [ ]) option
-        "names an agent that it or services.healer.groups.${toString others} names already: have each agent once, in one group."
+      (refuse (!lib.allUnique group.agents) option
+        "names an agent twice: have each agent once, in one group."
+      )
+      (refuse (others != [ ]) option
+        "names an agent that services.healer.groups.${toString others} names already: have each agent once, in one group."
       )
     ];
 

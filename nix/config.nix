@@ -95,7 +95,6 @@ let
 
   agentConfig = name: agent: {
     unit = unitOf name agent;
-    adopted = agent.adopt;
     restart = {
       inherit (agent.restart)
         policy

@@ -109,7 +109,7 @@ in
       maxRebootsPerDay = mkOption {
         type = types.ints.between 1 1000;
         default = defaults.escalation.maxRebootsPerDay;
-        description = "Number of such reboots in any 24 hours, for all agents together.";
+        description = "Number of such reboots in any 24 hours, for all agents together; one that root refuses counts.";
       };
     };
 

@@ -2,7 +2,6 @@
 # carry out because systemd has no setting for it. Either way it holds with healer dead.
 let
   inherit (builtins)
-    any
     concatMap
     concatStringsSep
     elemAt
@@ -227,7 +226,8 @@ in
         );
       native =
         each:
-        each.classes == [ ] && !any (action: each.action == action) [ "backoff" ]
+        each.classes == [ ]
+        && each.action != "backoff"
         && (each.action != "restart" || isNative restart each);
       conditional = restart.policy == "conditional";
       rest =

@@ -243,12 +243,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def each_crash_is_recorded_once(self) -> None:
-        recorded = [
-            (r.data["boot"], r.data["unit"], r.data["invocation"])
-            for r in self.ledger
-            if r.type == "agent.crash"
-        ]
-        assert recorded == [end.identity for end in self.crashes]
+        crashes = [r.data for r in self.ledger if r.type == "agent.crash"]
+        recorded = [(data["boot"], data["unit"], data["invocation"]) for data in crashes]
+        assert recorded == [(end.boot, end.unit, end.invocation) for end in self.crashes]
 
     @invariant()
     def rollbacks_are_to_a_known_good_once_for_each_deployment(self) -> None:

@@ -1,6 +1,6 @@
 """The declared machine: what /etc/healer/config.yaml says, as typed values.
 
-The file is rendered by nix/render.nix; its keys are camelCase (`delaySec`), the attributes here are
+The file is rendered by nix/config.nix; its keys are camelCase (`delaySec`), the attributes here are
 their snake_case. Every duration is a number of seconds. The defaults are those of nix/defaults.nix;
 tests/nix holds the two together.
 """
@@ -44,7 +44,7 @@ class Rule(Section, frozen=True, kw_only=True):
 
 
 class Restart(Section, frozen=True, kw_only=True):
-    """The restart policy that nix/render.nix wrote into the unit; systemd carries it out."""
+    """The restart policy that nix/restart.nix wrote into the unit; systemd carries it out."""
 
     policy: Literal["immediate", "exponential", "conditional", "never"] = "immediate"
     on: Literal["always", "failure"] = "always"
@@ -237,7 +237,6 @@ class Agent(Section, frozen=True, kw_only=True):
     """
 
     unit: str
-    adopted: bool = False
     restart: Restart = Restart()
     crash_loop: CrashLoop = CrashLoop()
     escalation: AgentEscalation = AgentEscalation()

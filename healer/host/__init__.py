@@ -1,1 +1,1 @@
-"""The only rooms with windows: everything healer learns from or does to the machine."""
+"""What several parts of healer learn from the machine, or do to it."""

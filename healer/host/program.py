@@ -9,16 +9,21 @@ from healer.errors import RefusedError
 _TOLD = 2000
 
 
+def path(name: str) -> str:
+    """Return the path of a program; RefusedError where it is not there."""
+    found = shutil.which(name)
+    if found is None:
+        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
+    return found
+
+
 def completed(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, whatever that is; RefusedError where it is not there.
 
     What it prints need not be UTF-8.
     """
-    program = shutil.which(name)
-    if program is None:
-        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
     return subprocess.run(
-        [program, *arguments], capture_output=True, text=True, errors="replace", check=False
+        [path(name), *arguments], capture_output=True, text=True, errors="replace", check=False
     )
 
 

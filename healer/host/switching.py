@@ -6,13 +6,12 @@ far they came, for a unit that ended says no more than its last exit code.
 """
 
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from healer.errors import RefusedError
-from healer.host import nix, transient
+from healer.host import nix, program, transient
 from healer.host.known_good import Goal
 
 UNIT = "nixos-rebuild-switch-to-configuration.service"
@@ -169,7 +168,7 @@ class Switch:
         base = self.goal.base if self.sets_profile and action != "test" else ""
         return [
             *("/bin/sh", "-c", _SCRIPT, "sh"),
-            *(str(self.result), self.source, self.goal.toplevel, program("nix-env")),
+            *(str(self.result), self.source, self.goal.toplevel, program.path("nix-env")),
             *(str(self.profile), base, self.goal.switch, action),
             str(nix.CURRENT),
         ]
@@ -205,14 +204,6 @@ def wait_for_lock(deadline: float) -> None:
     while (holder := nix.lock_holder(nix.SWITCH_LOCK)) is not None:
         _check(deadline, f"{nix.SWITCH_LOCK} is held by {holder}")
         time.sleep(_POLL_SEC)
-
-
-def program(name: str) -> str:
-    """Return the path of a program that the helper's unit must have on its PATH."""
-    found = shutil.which(name)
-    if found is None:
-        raise RefusedError(f"{name} is not on the PATH of healer-helper@.service")
-    return found
 
 
 def _check(deadline: float, words: str) -> None:

@@ -42,8 +42,7 @@ class Incident:
     """One failure, from its first entry on.
 
     ``opened`` and ``closed`` are microseconds on CLOCK_REALTIME; ``closed`` is None while it goes
-    on. ``deployment`` is the last activation before it. ``refuted`` means that the agent was in a
-    crash loop again under the deployment that was rolled back to.
+    on. ``deployment`` is the last activation before it.
     """
 
     id: str

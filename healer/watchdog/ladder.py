@@ -248,7 +248,7 @@ def _step(
     if may_reboot and not host.minding:
         intent |= {"action": "reboot", "target": host.known_good, "reason": after}
     else:
-        more = " and a reboot" if ladder.rebooted else ""
+        more = " and asking for a reboot" if ladder.rebooted else ""
         if may_reboot:
             names = ", ".join(host.minding)
             more = f"; a reboot into the known-good would undo the deployment under {names}"

@@ -25,7 +25,6 @@ RIGHT: dict[str, Any] = {
     "agents": {
         "worker": {
             "unit": "worker.service",
-            "adopted": False,
             "restart": {
                 "policy": "conditional",
                 "on": "failure",
@@ -69,7 +68,7 @@ RIGHT: dict[str, Any] = {
             "journalLines": 20,
             "escalation": {"enable": True, "quarantineSec": 1.5, "maxQuarantines": 0},
         },
-        "odd-1.x": {"unit": r"foo\x2dbar:1@in\x2dst.service", "adopted": True},
+        "odd-1.x": {"unit": r"foo\x2dbar:1@in\x2dst.service"},
     },
     "escalation": {"reboot": True, "maxRebootsPerDay": 2},
     "safeSwitch": {
@@ -205,7 +204,6 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
         ("agents/worker/unit", "healer-trial.service", "agents.worker.unit"),
         ("agents/other", {"unit": "worker.service"}, "agents.other.unit"),
         ("agents/a b", {"unit": "ab.service"}, 'agents."a b"'),
-        ("agents/worker/adopted", 1, "agents.worker.adopted"),
         ("groups", {"g": {"agents": []}}, "groups.g.agents"),
         ("groups", {"g": {"agents": ["nobody"]}}, "groups.g.agents"),
         ("groups", {"g": {"agents": ["worker", "worker"]}}, "groups.g.agents"),

@@ -114,7 +114,7 @@ def test_a_reboot_where_it_is_allowed_and_once() -> None:
     assert world.boot == 2
     world.crash_loop()
     assert world.actions()[-1] == "give-up"
-    assert "and a reboot" in world.ledger[world.open_intents()[0]].data["reason"]
+    assert "and asking for a reboot" in world.ledger[world.open_intents()[0]].data["reason"]
 
 
 @pytest.mark.parametrize(

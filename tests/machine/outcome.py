@@ -40,14 +40,14 @@ def retry(
 ) -> None:
     """Call FN until it returns true; its argument says whether this is the last try.
 
-    Half of the time at most goes into looking: it takes a processor from what is waited for.
+    A quarter of the time at most goes into looking: it takes a processor from what is waited for.
     """
     limit = timeout_seconds if timeout is None else timeout
     start = time.monotonic()
     while (began := time.monotonic()) - start < limit:
         if fn(False):
             return
-        time.sleep(max(interval, time.monotonic() - began))
+        time.sleep(max(interval, 3 * (time.monotonic() - began)))
     if not fn(True):
         elapsed = time.monotonic() - start
         raise RequestedAssertionError(

@@ -111,6 +111,8 @@ class VirtualMachine(LocalMachine):
 
     def __init__(self, name: str, out_dir: Path) -> None:
         super().__init__(name, out_dir)
+        if not has_kvm():
+            self.interval = 1.0
         self._base = rootfs.disk()
         self._hold = paths.hold_layer(self._base)
         self._directory, self._lock = scratch.claim_directory(paths.cache(), name)

@@ -28,7 +28,7 @@ class Decisions:
     def __init__(self, config: Config) -> None:
         self.configure(config)
         self.agents: dict[str, AgentState] = {}
-        # The invocations whose end is recorded, and those whose core dump is.
+        # The runs whose end is recorded, and those whose core dump is.
         self._ended, self._dumped = Remembered(), Remembered()
         self.counts: dict[str, Count] = {}
         self.holds = Holds()
@@ -51,16 +51,17 @@ class Decisions:
 
     def replay(self, record: Record) -> None:
         """Fold one record into the state, new or read back."""
-        name = record.data.get("agent")
+        data, name = record.data, record.data.get("agent")
+        run = (data.get("unit", ""), data.get("invocation", ""))
         concerned = [*self.agents] if record.type == "deployment.activated" else [name]
         for each in concerned:
             if isinstance(each, str):
-                over = record.data.get("invocation") in self._ended
+                over = run in self._ended
                 self.agents[each] = agent_state.apply(self.agent(each), record, each, over=over)
         if record.type in {"agent.crash", "agent.exit", "agent.stopped"}:
-            self._ended.add(record.data["invocation"])
+            self._ended.add(run)
         if record.type == "agent.coredump":
-            self._dumped.add(record.data["invocation"])
+            self._dumped.add(run)
         if record.type == "agent.missing":
             self.missing.add(record.data["unit"])
         if record.type in {"deployment.activated", "host.boot"}:
@@ -83,7 +84,7 @@ class Decisions:
 
     def knows(self, ended: Ended) -> bool:
         """Whether this end is recorded, also where its unit was that of another agent then."""
-        return ended.invocation in self._ended
+        return (ended.unit, ended.invocation) in self._ended
 
     def is_alone(self, name: str) -> bool:
         """Whether no other agent is unwell."""
@@ -130,9 +131,10 @@ class Decisions:
     def on_dump(self, dump: CoreDump, now: Instant, *, is_main: bool) -> list[Record]:
         """Answer a core dump of a process of an agent's, its main process if ``is_main``."""
         name = self.agent_of(dump.unit)
-        if name is None or dump.invocation in self._dumped:
+        run = (dump.unit, dump.invocation)
+        if name is None or run in self._dumped:
             return []
-        dies = is_main and dump.invocation not in self._ended
+        dies = is_main and run not in self._ended
         return self._apply(agent.on_dump(name, self.agent(name), dump, now, dies=dies))
 
     def on_unit(self, unit: str, state: UnitState, systems: Systems, now: Instant) -> list[Record]:
@@ -174,7 +176,7 @@ class Decisions:
                 continue
             count = self.counts.get(unit)
             # What runs had not ended when systemd was asked.
-            ended = not state.running and state.invocation in self._ended
+            ended = not state.running and (unit, state.invocation) in self._ended
             if count is None or count.boot != now.boot:
                 new[unit] = state
                 continue

@@ -166,9 +166,19 @@ def test_an_incident_ends_though_a_run_in_it_ended_without_a_trace() -> None:
     assert decisions.agent("web").incident is None
 
 
+def test_an_agent_that_says_it_is_another_invocation_silences_nobody() -> None:
+    """Its EnvironmentFile= decides what its stop stamp calls it (nix/stamp-stop.sh)."""
+    agents = {"web": Agent(unit=UNIT), "liar": Agent(unit="liar.service")}
+    decisions = Decisions(Config(version=1, agents=agents))
+    for unit in ("liar.service", UNIT):
+        end = Ended(unit, FIRST, "boot", "signal", "killed", "KILL", 0, 1_000, None, None, "stamp")
+        told = decisions.on_ended(end, Context(), Instant("boot", 1_100))
+        assert [record.data["unit"] for record in told if record.type == "agent.crash"] == [unit]
+
+
 def test_what_is_remembered_of_ends_is_bounded_for_the_whole_host() -> None:
     remembered = Remembered()
     for number in range(100_000):
-        remembered.add(str(number))
-    known = [number for number in range(100_000) if str(number) in remembered]
-    assert known == [*range(100_000 - 65_536, 100_000)]
+        remembered.add((UNIT, str(number)))
+    known = [number for number in range(100_000) if (UNIT, str(number)) in remembered]
+    assert known == [*range(100_000 - 32_768, 100_000)]

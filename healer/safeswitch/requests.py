@@ -135,13 +135,13 @@ def abandon(intent: Entry) -> str:
 
 
 def _begun(intent: Entry, by: str = "target") -> Trial:
-    """Return the trial that an intent is about, of this boot, or over."""
+    """Return the trial that an intent is about; one that a boot came upon is over."""
     begun = trial.read()
     wanted = intent.data["target"]
     if begun is None or (begun.target if by == "target" else begun.source) != wanted:
         raise RefusedError("no such trial is under way")
     if begun.phase != "done" and begun.boot != clock.boot_id():
-        raise RefusedError("no such trial is under way")
+        trial.settle(begun)
     return begun
 
 

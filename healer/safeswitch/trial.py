@@ -28,9 +28,13 @@ from healer.safeswitch.watching import Watch
 
 UNIT = "healer-trial.service"
 PATH = rollback.PROGRESS_DIR / "trial.json"
-# The same once more, and what a person said: there is room here also when a disk is full.
+# The same once more: there is room here also when a disk is full.
 _OF_THIS_BOOT = rollback.RESULT_DIR / "healer-trial.json"
-_WORD = rollback.RESULT_DIR / "healer-trial-word.json"
+# What a person said. Whoever carries a trial may be another version of healer than who is asked.
+_WORDS = (
+    rollback.PROGRESS_DIR / "trial-word.json",
+    rollback.RESULT_DIR / "healer-trial-word.json",
+)
 _ROOTS = Path("/nix/var/nix/gcroots")
 _POLL_SEC = 0.2
 _ATTEMPTS = 3
@@ -38,7 +42,9 @@ _ATTEMPTS = 3
 
 def read() -> Trial | None:
     """Return the last trial, under way or done; None when there was none."""
-    return _read(_OF_THIS_BOOT) or _read(PATH)
+    kept, newer = _read(PATH), _read(_OF_THIS_BOOT)
+    # Another version of healer may have begun another one since, and writes the first only.
+    return newer if newer and (kept is None or kept.leaf == newer.leaf) else kept
 
 
 def _read(path: Path) -> Trial | None:
@@ -67,7 +73,7 @@ def begin(trial: Trial) -> None:
         # Neither may be collected as garbage meanwhile, whatever becomes of the profile.
         link.unlink(missing_ok=True)
         link.symlink_to(target)
-    for path in (_WORD, _OF_THIS_BOOT):
+    for path in (*_WORDS, _OF_THIS_BOOT):
         path.unlink(missing_ok=True)
     write_atomically(PATH, msgspec.json.encode(trial), 0o644)
     try:
@@ -102,9 +108,14 @@ def start(trial: Trial) -> None:
 
 
 def say(trial: Trial, *, keep: bool, said: str) -> None:
-    """Tell the trial's process what a person said. Needs root."""
-    word = Word(trial.leaf, keep, said)
-    write_atomically(_WORD, msgspec.json.encode(word), 0o644)
+    """Tell the trial's process what a person said. Needs root.
+
+    RefusedError where there is no room for that anywhere.
+    """
+    word = msgspec.json.encode(Word(trial.leaf, keep, said))
+    written = [_put(path, word) for path in _WORDS]
+    if not any(written):
+        raise RefusedError(f"neither of {', '.join(map(str, _WORDS))} can be written")
 
 
 def run() -> None:
@@ -129,7 +140,7 @@ def settle(trial: Trial) -> None:
 
 
 def _take(trial: Trial, step: Step) -> None:
-    """Go to the next phase, on disk before anything is done in it."""
+    """Go to the next phase, which is written down before anything is done in it."""
     trial.phase = step.phase
     if step.phase == "waiting":
         trial.until_ms = clock.uptime_ms() + trial.confirm_sec * 1000
@@ -141,19 +152,26 @@ def _take(trial: Trial, step: Step) -> None:
     print(f"healer trial: {step.phase}: {step.words}", file=sys.stderr, flush=True)
     if step.phase == "done":
         noted = PATH.parent.glob(f"{_ends(trial).name}.*")
-        for path in (_WORD, *_links(), *noted):
+        for path in (*_WORDS, *_links(), *noted):
             path.unlink(missing_ok=True)
 
 
 def _write(trial: Trial) -> None:
     """Write the files; a full disk does not keep the system from going back, and only once."""
-    for path in (_OF_THIS_BOOT, PATH):
-        try:
-            write_atomically(path, msgspec.json.encode(trial), 0o644)
-        except OSError as error:
-            print(f"healer trial: cannot write {path}: {error.strerror}", file=sys.stderr)
-            if path == _OF_THIS_BOOT:
-                path.unlink(missing_ok=True)  # it is not the newer one any more
+    data = msgspec.json.encode(trial)
+    is_newer = _put(_OF_THIS_BOOT, data)
+    if _put(PATH, data) and not is_newer:
+        _OF_THIS_BOOT.unlink(missing_ok=True)
+
+
+def _put(path: Path, data: bytes) -> bool:
+    """Write a file, and return whether there was room for it."""
+    try:
+        write_atomically(path, data, 0o644)
+    except OSError as error:
+        print(f"healer trial: cannot write {path}: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _switch(trial: Trial) -> None:
@@ -165,7 +183,8 @@ def _wait(trial: Trial) -> None:
     """Wait for a word, a gate that fails, another system, or the end of the time."""
     with Watch(trial.judge, trial.config, trial.uid, trial.gid) as watch:
         while True:
-            step = deadman.waited(trial, _running(trial), _word(), watch.failed, clock.uptime_ms())
+            word = _word(trial)
+            step = deadman.waited(trial, _running(trial), word, watch.failed, clock.uptime_ms())
             if step is not None:
                 break
             if not trial.gates:
@@ -248,11 +267,13 @@ def _wait_for_lock(trial: Trial) -> None:
         time.sleep(_POLL_SEC)
 
 
-def _word() -> Word | None:
-    try:
-        return msgspec.json.decode(_WORD.read_bytes(), type=Word)
-    except (OSError, msgspec.MsgspecError):
-        return None
+def _word(trial: Trial) -> Word | None:
+    for path in _WORDS:
+        with suppress(OSError, msgspec.MsgspecError):
+            word = msgspec.json.decode(path.read_bytes(), type=Word)
+            if word.leaf == trial.leaf:
+                return word
+    return None
 
 
 def _running(trial: Trial) -> str | None:

@@ -250,19 +250,25 @@ def _reboot(config: Config, intent: Entry) -> Reply:
     In any boot after that of the intent it tells what came of it, and does nothing. Who asks again
     meanwhile waits for the first, and does it again.
     """
+    before = nix.systems(Path(config.safe_switch.profile)).current
     with rollback.exclusively():
-        return _reboot_alone(config, intent)
+        signed_intent(config, intent.seq)  # it may have its outcome by now
+        return _reboot_from(before, config, intent)
 
 
-def _reboot_alone(config: Config, intent: Entry) -> Reply:
+def _reboot_from(before: str | None, config: Config, intent: Entry) -> Reply:
     target, profile = str(intent.data["target"]), Path(config.safe_switch.profile)
     systems = nix.systems(profile)
     if intent.boot != clock.boot_id():
         return Reply(systems.booted == target, f"the host booted {systems.booted}", systems.current)
     if not known_good.holds(target):
         raise RefusedError(f"{target} is not among the known-good systems at {known_good.PROFILE}")
+    if systems.current != before:
+        raise RefusedError(f"{systems.current} runs by now")
     goal = known_good.find(target, profile)
-    if nix.is_locked(nix.SWITCH_LOCK):
+    result = rollback.RESULT_DIR / f"healer-reboot-{intent.seq}-{intent.leaf[:16]}.result"
+    # Where there is a result, the switch under way may be its own, begun before.
+    if nix.is_locked(nix.SWITCH_LOCK) and not result.exists():
         raise RefusedError("a switch-to-configuration is under way")
     staged = rollback.is_staged(systems, systems.base, goal)
     if staged and systems.boot_default != systems.base:
@@ -271,7 +277,7 @@ def _reboot_alone(config: Config, intent: Entry) -> Reply:
         str(systems.current),
         goal,
         profile,
-        rollback.RESULT_DIR / f"healer-reboot-{intent.seq}.result",
+        result,
         config.safe_switch.timeout_sec,
         time.monotonic() + config.safe_switch.lock_timeout_sec,
         sets_profile=not staged and systems.profile != goal.base,

@@ -19,7 +19,7 @@ class ComingUp:
     """Looks on until every agent is up, and every gate was asked.
 
     ``record`` takes what is decided. ``tell_up`` and ``tell_excused`` have root take note; each is
-    called once in a run of healer, also where an earlier run was killed before root had.
+    called once at most in a run of healer, also where an earlier run was killed before root had.
     """
 
     def __init__(

@@ -48,8 +48,8 @@ in
           {option}`pattern`.
         - `memory`: the agent's cgroup holds at most {option}`maxBytes`; where there is no memory
           controller, its main process does.
-        - `file`: {option}`path` was written less than {option}`maxAgeSec` ago; a clock that is set, or
-          a suspend, ages it no further.
+        - `file`: {option}`path` was written less than {option}`maxAgeSec` ago; once healer has
+          looked at it, a clock that is set, or a suspend, does not age it.
 
         A heartbeat is not among them: it is systemd's own, see {option}`watchdogSec`.
       '';

@@ -175,7 +175,7 @@ def _arm_release(config: Config, unit: str, intent_seq: int, left_ms: int) -> No
         f"--on-active={left_ms}ms",
         "--timer-property=AccuracySec=1s",
         f"--unit={name}",
-        # Where systemd is too busy to start the agent, or a disk too full for the lock.
+        # Where systemd is too busy to start the agent.
         "--property=Restart=on-failure",
         f"--property=RestartSec={_RELEASE_AGAIN_SEC}s",
         "--property=StartLimitIntervalSec=0",

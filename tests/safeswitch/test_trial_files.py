@@ -1,4 +1,4 @@
-"""Where a trial is written down, and what a person said of it: two places, of which one may fail."""
+"""Where a trial is written down, and what a person said of it: in two places; one may fail."""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Root's steps of a rollback, on real files: what cannot be written, and what somebody staged."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from healer.config import Agent
 from healer.errors import RefusedError
 from healer.host import bootloader, clock, hooks, known_good, space
+from healer.safeswitch import rollback
+from tests.machine.outcome import retry
 from tests.safeswitch.tree import Tree, host
 
 
@@ -267,6 +270,35 @@ def test_the_ladders_reboot_makes_the_known_good_boot(tree: Tree) -> None:
     # Interrupted before the host went down, it is begun again.
     assert tree.carry_out("reboot", bad(tree), good(tree)).ok
     assert tree.reboots == 2
+
+
+@pytest.mark.parametrize("meanwhile", ["its outcome", "another system"])
+def test_a_reboot_that_had_to_wait_is_none_any_more(tree: Tree, meanwhile: str) -> None:
+    def reboot() -> str:
+        with pytest.raises(RefusedError) as refused:
+            tree.carry_out("reboot", bad(tree), good(tree))
+        return str(refused.value)
+
+    with ThreadPoolExecutor(1) as other:
+        with rollback.exclusively():
+            said = other.submit(reboot)
+            # It has seen what runs, and waits.
+            retry(lambda _last: flock_waits(tree), interval=0.01)
+            if meanwhile == "its outcome":
+                tree.answered = 7
+            else:
+                tree.deploy(fix(tree))
+        expected = {"its outcome": "is answered", "another system": "runs by now"}
+        assert said.result().endswith(expected[meanwhile])
+    assert tree.reboots == 0
+    assert [action for action, _ in tree.switched] == []
+
+
+def flock_waits(tree: Tree) -> bool:
+    """Whether somebody waits for the lock of rollbacks (proc_locks(5))."""
+    inode = (tree.root / "helper/rollback.lock").stat().st_ino
+    waiting = [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+    return any(line.split()[-3].endswith(f":{inode}") for line in waiting)
 
 
 def test_the_ladders_reboot_leaves_what_was_staged_for_the_next_boot(tree: Tree) -> None:

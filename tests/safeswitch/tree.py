@@ -122,6 +122,7 @@ class Tree:
         self.ends: dict[str, float] = {}
         self.boot = 1
         self.reboots = 0
+        self.answered: int | None = None
 
     # What there is
 
@@ -269,6 +270,11 @@ class Tree:
             if command is not None and subprocess.run(command, check=False).returncode != 0:
                 raise RefusedError(f"beforeRollback of {name} failed")
 
+    def signed_intent(self, _config: Config, seq: int) -> None:
+        """Refuse the intent that has its outcome by now."""
+        if seq == self.answered:
+            raise RefusedError(f"intent {seq} is answered")
+
     def count_reboot(self, _why: str) -> None:
         self.reboots += 1
 
@@ -317,4 +323,5 @@ def host(root: Path, **options: Any) -> Iterator[Tree]:
         patch.setattr(hooks, "run", tree.run_hooks)
         patch.setattr(clock, "boot_id", tree.boot_id)
         patch.setattr(power, "reboot", tree.count_reboot)
+        patch.setattr(helper, "signed_intent", tree.signed_intent)
         yield tree

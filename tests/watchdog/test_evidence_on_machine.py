@@ -13,6 +13,8 @@ from tests.machine.agents import (
     wait_until_all_are_recorded,
 )
 
+CURSOR = "/var/lib/healer/journal.cursor"
+
 
 def test_vanished_evidence_is_a_loss(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
@@ -20,6 +22,8 @@ def test_vanished_evidence_is_a_loss(container: Boot) -> None:
     wait_for_entry(machine, "restarts.counted")
     kill_and_wait(machine, "worker.service")
     wait_for_entry(machine, "agent.restarted", agent="worker")
+    # Without a place to go on from there is no gap behind it.
+    machine.wait_until_succeeds(f"test -s {CURSOR}")
     machine.succeed("systemctl stop healer")
     for _ in range(3):
         kill_and_wait(machine, "worker.service")
@@ -62,6 +66,7 @@ def test_a_journal_vacuumed_while_healer_was_down(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
     wait_for_entry(machine, "restarts.counted")
+    machine.wait_until_succeeds(f"test -s {CURSOR}")
     machine.succeed("systemctl stop healer")
     for _ in range(3):
         kill_and_wait(machine, "worker.service")
@@ -74,7 +79,7 @@ def test_a_journal_vacuumed_while_healer_was_down(container: Boot) -> None:
 def test_a_journal_that_is_not_kept_any_more_is_one_loss(container: Boot) -> None:
     machine = container(system=system({"worker": agent()}))
     machine.wait_for_unit("worker.service")
-    machine.wait_until_succeeds("test -s /var/lib/healer/journal.cursor")
+    machine.wait_until_succeeds(f"test -s {CURSOR}")
     machine.write_file("/run/systemd/journald.conf.d/none.conf", "[Journal]\nStorage=none\n")
     machine.succeed("systemctl restart systemd-journald; rm -rf /var/log/journal /run/log/journal")
     # Each crash has healer look at the journal.

@@ -35,7 +35,7 @@ def crash(**data: Any) -> Record:
 
 
 def test_it_waits_from_the_crash_on() -> None:
-    assert waiting.until_ms(crash(), FAILED, NOW) == 90_000
+    assert waiting.until_ms(crash(), FAILED, NOW) == 35_000
     assert waiting.settled_ms(crash()) == 90_000
 
 

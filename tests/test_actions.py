@@ -17,7 +17,7 @@ from healer.helper import Reply
 from healer.host import clock, nix
 from healer.ledger.entry import Entry
 from healer.safeswitch import trial
-from healer.safeswitch.deadman import Trial
+from tests.safeswitch import on_trial
 
 REFUSED, DONE = Reply(False, "no"), Reply(True, "yes")
 
@@ -110,23 +110,7 @@ async def tried(trial_file: Path, *, unanswered: int) -> Done:
     entry = intent("try")
     phases = {
         phase: msgspec.json.encode(
-            Trial(
-                leaf=entry.leaf,
-                boot=entry.boot,
-                target="/nix/store/new",
-                source="/nix/store/old",
-                profile="",
-                profile_before=None,
-                confirm_sec=600,
-                timeout_sec=600,
-                package="",
-                judge="",
-                config="",
-                uid=0,
-                gid=0,
-                phase=phase,
-                ok=phase == "done",
-            )
+            on_trial.trial(leaf=entry.leaf, boot=entry.boot, phase=phase, ok=phase == "done")
         )
         for phase in ("waiting", "done")
     }

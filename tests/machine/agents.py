@@ -100,13 +100,18 @@ def wait_for_entries(
     return _wait_for_found(machine, lambda found: found == number, kind, fits, timeout)
 
 
-def wait_until_told(machine: LocalMachine, kind: str, pattern: str, number: int = 1) -> None:
-    """Wait until so many entries of this type have a match of a pattern in their JSON."""
+def wait_until_told(
+    machine: LocalMachine, kind: str, pattern: str, number: int | None = None
+) -> None:
+    """Wait until just so many entries of this type, or any, match a pattern in their JSON."""
 
     def fits(entry: dict[str, Any]) -> bool:
         return re.search(pattern, json.dumps(entry)) is not None
 
-    _wait_for_found(machine, lambda found: found >= number, kind, fits, DEFAULT_TIMEOUT)
+    def enough(found: int) -> bool:
+        return found > 0 if number is None else found == number
+
+    _wait_for_found(machine, enough, kind, fits, DEFAULT_TIMEOUT)
 
 
 def _wait_for_found(

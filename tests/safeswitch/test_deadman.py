@@ -1,7 +1,6 @@
 """The dead-man's switch, over everything that can happen to a trial."""
 
 import copy
-from typing import Any
 
 import msgspec
 import pytest
@@ -10,32 +9,12 @@ from hypothesis import strategies as st
 
 from healer.safeswitch import deadman
 from healer.safeswitch.deadman import Step, Trial, Word
+from tests.safeswitch.on_trial import SOURCE, TARGET, trial
 
-TARGET, SOURCE, OTHER = "/nix/store/target", "/nix/store/source", "/nix/store/other"
+OTHER = "/nix/store/other"
 CODES = st.sampled_from([0, 1, 2, 4, 11, 100, None])
 RUNNING = st.sampled_from([TARGET, SOURCE, OTHER])
 KEEP, BACK, FOREIGN = Word("leaf", True, "a"), Word("leaf", False, "b"), Word("x", True, "c")
-
-
-def trial(**changes: Any) -> Trial:
-    made = Trial(
-        leaf="leaf",
-        boot="boot",
-        target=TARGET,
-        source=SOURCE,
-        profile="/p",
-        profile_before=SOURCE,
-        confirm_sec=60,
-        timeout_sec=900,
-        package="/h",
-        judge="/h",
-        config="/c",
-        uid=1,
-        gid=1,
-    )
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
 
 
 def take(going: Trial, step: Step, now_ms: int) -> None:

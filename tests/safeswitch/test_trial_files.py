@@ -8,6 +8,7 @@ import pytest
 from healer.errors import RefusedError
 from healer.safeswitch import trial
 from healer.safeswitch.deadman import Phase, Trial
+from tests.safeswitch import on_trial
 
 
 @pytest.fixture
@@ -23,22 +24,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
 
 
 def going(phase: Phase = "waiting", leaf: str = "a") -> Trial:
-    return Trial(
-        leaf=leaf,
-        boot="boot",
-        target="/nix/store/new",
-        source="/nix/store/old",
-        profile="",
-        profile_before=None,
-        confirm_sec=600,
-        timeout_sec=600,
-        package="",
-        judge="",
-        config="",
-        uid=0,
-        gid=0,
-        phase=phase,
-    )
+    return on_trial.trial(phase=phase, leaf=leaf)
 
 
 @pytest.mark.parametrize("full", [(), ("disk",), ("run",)], ids=["room", "no disk", "no /run"])

@@ -133,7 +133,7 @@ def test_a_trial_whose_gate_fails_goes_back_at_once(container: Boot) -> None:
     # A gate runs as the user healer, not as root.
     spy = {"name": "spy", "type": "command", "command": ["/usr/bin/touch", "/root/spied"]}
     assert ask(machine, f"run {machine.build(gated('spy', spy))} --confirm-within 10m")[0]
-    wait_until_told(machine, "action.outcome", "gate spy failed")
+    wait_until_told(machine, "action.outcome", "gate spy failed", 1)
     machine.fail("test -e /root/spied")
 
 
@@ -164,7 +164,7 @@ def test_a_trial_ends_early(container: Boot) -> None:
     machine.wait_for_unit("multi-user.target")
     assert where(machine) == (other, other, other)
     machine.wait_until_succeeds(f"grep -q 'booted in the trial' {TRIAL}")
-    wait_until_told(machine, "action.outcome", "booted in the trial")
+    wait_until_told(machine, "action.outcome", "booted in the trial", 1)
 
 
 def test_a_trial_that_cannot_be_switched_to_or_kept(container: Boot) -> None:

@@ -361,7 +361,8 @@ def test_a_machine_that_goes_down_hard_in_a_trial_goes_back(boot: Boot) -> None:
     machine.crash()
     machine.start()
     machine.wait_for_unit("multi-user.target")
-    wait_until_told(machine, "action.outcome", "booted in the trial", 2)
+    tries = wait_for_entries(machine, 2, "action.outcome", action="try")
+    assert "booted in the trial" in tries[-1]["data"]["detail"]
     assert where(machine) == (old, old, old)
     # That of the confirmation is told, too.
     wait_for_entries(machine, 3, "action.outcome")
